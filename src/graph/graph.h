@@ -17,7 +17,7 @@
 
 #define MAX_DIMS 6
 #define MAX_IN   24            /* inputs of one node */
-#define MAX_OUT  6
+#define MAX_OUT  10
 typedef struct tensor tensor;
 typedef struct node node;
 typedef struct graph graph;
@@ -81,7 +81,7 @@ struct tensor {
     dtype dtype; shape s; const char *name; int id; bool is_input, is_output, poison;
     /* placement, set by graph_compile */
     void *data; gpu_span span; int first, last;          /* live node interval */
-    uint64_t offset;                                     /* in the activation space */
+    uint64_t offset; int chunk;                          /* in the activation space */
 };
 struct node {
     const op_info *op; graph *g; const char *at;         /* at: file:line of the model code */
@@ -112,7 +112,7 @@ tensor *tensor_out(tensor *t, int k);                    /* k-th output of the n
 void   *graph_alloc(graph *g, size_t bytes);             /* arena of the graph; NULL marks the graph failed */
 
 /* d loss / d wanted[i] into grads[i] (NULL where loss does not depend on it). Only paths towards `wanted`
- * are recorded. loss is a single element; seed multiplies it (loss scale; NULL = 1).
+ * are recorded. seed has the shape of loss, [1]: the loss scale, e.g. an input or op_fill(g, DT_F32, SHAPE(1), 1).
  * Segments recorded so far are recomputed in the backward pass when checkpoint is true. */
 void graph_backward(graph *g, tensor *loss, tensor *seed, tensor *const *wanted, int n, tensor **grads, bool checkpoint);
 bool node_wants(const node *n, int i);                   /* in backward: is the gradient of in[i] asked for? */
@@ -125,8 +125,6 @@ typedef struct plan_report {
 typedef struct plan_params { bool no_alias; const char *label; } plan_params; /* no_alias: each tensor its own memory (debugging) */
 /* Consumes g, also on failure. Refuses with the report when memory is short. */
 status graph_compile(graph *g, const plan_params *pp, plan **out);
-/* The report without allocating anything: graph stays usable. */
-status graph_plan_report(graph *g, plan_report *out);
 void   plan_destroy(plan *p);
 const plan_report *plan_get_report(const plan *p);
 status plan_write(plan *p, const char *input, const void *src);   /* in the input's dtype */

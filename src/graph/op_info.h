@@ -39,6 +39,8 @@ struct op_info {
     uint16_t types;                       /* TYPES_*: types the cases are run in */
     uint32_t writes;                      /* bit i: in[i] is updated in place (state); such a node is never dropped */
     bool     view;                        /* out[0] shares in[0]'s storage: nothing runs */
+    bool     grad_any_type;               /* backward takes dy of any float type (cast, views): a f32 weight gradient
+                                             passes; elsewhere dy is cast to out's type first */
     status (*infer)   (graph *g, node *n);            /* check inputs, set out[k]->dtype and ->s; use fail(E_SHAPE, ...) */
     status (*prepare) (prep *p, node *n);             /* once per plan: pipelines, primitives, scratch, packed weights */
     status (*encode)  (gpu_cmd *c, const node *n);    /* Vulkan: append dispatches; runs once, at compile time */
@@ -61,3 +63,7 @@ struct op_info {
 
 static inline void out_like(node *n, int k, const tensor *t) { n->out[k]->dtype = t->dtype; n->out[k]->s = t->s; }
 static inline void out_set(node *n, int k, dtype t, shape s) { n->out[k]->dtype = t; n->out[k]->s = s; }
+
+/* What an op's host or encode sees of a packed copy. */
+const void *packed_data(const node *n, int slot);
+gpu_span    packed_span(const node *n, int slot);

@@ -1,0 +1,194 @@
+/* array.c: persistent typed memory: weights, state, inputs; and the packed copies that ops keep of frozen
+ * weights. A pack belongs to its array, is shared by all plans, and carries the array's version: a plan
+ * that finds it stale at the start of a run fills it again.
+ * SPDX-License-Identifier: MIT */
+#include "graph/graph_internal.h"
+#include <assert.h>
+#include <stdio.h>
+
+static const gpu_region gpu_region_of[] = {
+    [REGION_WEIGHTS] = GPU_WEIGHTS, [REGION_STATE] = GPU_STATE, [REGION_STAGING] = GPU_STAGING};
+
+status array_alloc(device *d, region r, uint64_t bytes, void **data, gpu_span *span) {
+    status st = OK;
+    *data = NULL;
+    *span = (gpu_span){0};
+    TRY(device_room(d, bytes, "an array"));
+    if (d->gpu) {
+        TRY(gpu_alloc(d->gpu, gpu_region_of[r], bytes, span));
+        st = gpu_fill(d->gpu, *span, 0);
+        if (st != OK) gpu_free(d->gpu, *span);
+    } else if (!(*data = mem_zalloc(bytes))) {
+        st = fail(E_HOST_MEMORY, "no host memory for an array of %.1f MB", (double)bytes / 1e6);
+    }
+    if (st == OK) d->used_bytes += bytes;
+out:
+    return st;
+}
+
+void array_release(device *d, region r, uint64_t bytes, void *data, gpu_span span) {
+    (void)r;
+    if (d->gpu) gpu_free(d->gpu, span);
+    mem_free(data);
+    d->used_bytes -= bytes;
+}
+
+static uint64_t storage_bytes(const array *a) {
+    return align_up((size_t)shape_count(&a->s) * dtype_bytes(a->dtype), 4);
+}
+
+status array_create(device *d, region r, dtype t, shape s, const char *name, array **out) {
+    status st = OK;
+    char text[96];
+    *out = NULL;
+    array *a = mem_zalloc(sizeof *a);
+    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
+    *a = (array){.dev = d, .region = r, .dtype = t, .s = s, .version = 1};
+    snprintf(a->name, sizeof a->name, "%s", name);
+    if (storage_bytes(a) > d->max_tensor_bytes)
+        TRY(fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", name, shape_text(&s, text),
+                 (double)storage_bytes(a) / 1e6, d->id, (double)d->max_tensor_bytes / 1e6));
+    TRY(array_alloc(d, r, storage_bytes(a), &a->data, &a->span));
+    *out = a;
+out:
+    if (st != OK) mem_free(a);
+    return st;
+}
+
+status array_view(array *parent, int64_t offset_elems, shape s, const char *name, array **out) {
+    *out = NULL;
+    assert(offset_elems >= 0 && offset_elems + shape_count(&s) <= shape_count(&parent->s));
+    array *a = mem_zalloc(sizeof *a);
+    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
+    uint64_t at = (uint64_t)offset_elems * dtype_bytes(parent->dtype);
+    *a = (array){.dev = parent->dev, .region = parent->region, .dtype = parent->dtype, .s = s, .parent = parent, .version = 1};
+    snprintf(a->name, sizeof a->name, "%s", name);
+    if (parent->data) a->data = (uint8_t *)parent->data + at;
+    else a->span = (gpu_span){parent->span.chunk, parent->span.offset + at, storage_bytes(a)};
+    assert(parent->data || a->span.offset % parent->dev->align == 0);
+    *out = a;
+    return OK;
+}
+
+void array_destroy(array *a) {
+    if (!a) return;
+    for (array_pack *p = a->packs, *next; p; p = next) {
+        next = p->next;
+        array_destroy(p->packed);
+        mem_free(p);
+    }
+    if (!a->parent) array_release(a->dev, a->region, storage_bytes(a), a->data, a->span);
+    mem_free(a);
+}
+
+status array_write(array *a, const void *src) {
+    size_t bytes = (size_t)shape_count(&a->s) * dtype_bytes(a->dtype);
+    a->version++;
+    if (a->data) {
+        memcpy(a->data, src, bytes);
+        return OK;
+    }
+    void *mapped = gpu_mapped(a->span);
+    if (!mapped) return gpu_upload(a->dev->gpu, a->span, src, bytes);
+    memcpy(mapped, src, bytes);
+    return OK;
+}
+
+status array_read(array *a, void *dst) {
+    size_t bytes = (size_t)shape_count(&a->s) * dtype_bytes(a->dtype);
+    if (!a->data) return gpu_download(a->dev->gpu, a->span, dst, bytes);
+    memcpy(dst, a->data, bytes);
+    return OK;
+}
+
+status array_write_f32(array *a, const float *src) {
+    if (a->dtype == DT_F32) return array_write(a, src);
+    int64_t n = shape_count(&a->s);
+    void *tmp = mem_alloc((size_t)n * dtype_bytes(a->dtype));
+    if (!tmp) return fail(E_HOST_MEMORY, "no host memory to convert array %s", a->name);
+    for (int64_t i = 0; i < n; i++) dtype_store(tmp, a->dtype, i, (double)src[i]);
+    status st = array_write(a, tmp);
+    mem_free(tmp);
+    return st;
+}
+
+status array_read_f32(array *a, float *dst) {
+    if (a->dtype == DT_F32) return array_read(a, dst);
+    int64_t n = shape_count(&a->s);
+    void *tmp = mem_alloc((size_t)n * dtype_bytes(a->dtype));
+    if (!tmp) return fail(E_HOST_MEMORY, "no host memory to convert array %s", a->name);
+    status st = array_read(a, tmp);
+    for (int64_t i = 0; st == OK && i < n; i++) dst[i] = (float)dtype_load(tmp, a->dtype, i);
+    mem_free(tmp);
+    return st;
+}
+
+shape array_shape(const array *a) { return a->s; }
+dtype array_dtype(const array *a) { return a->dtype; }
+int64_t array_count(const array *a) { return shape_count(&a->s); }
+const char *array_name(const array *a) { return a->name; }
+
+/* ---- packs ---- */
+
+bool prep_frozen(const node *n, int i) {
+    const tensor *t = i < n->n_in ? n->in[i] : NULL;
+    while (t && t->base) t = t->base;
+    return t && t->array && t->array->region == REGION_WEIGHTS;
+}
+
+status pack_fill(device *d, const pack_use *u) {
+    status st = OK;
+    gpu_cmd *cmd = NULL;
+    const tensor *t = u->n->in[u->in];
+    while (t->base) t = t->base;
+    array *src = t->array, *dst = u->pack->packed;
+    if (d->gpu) TRY(gpu_cmd_create(d->gpu, &cmd));
+    pack_io io = {src->data, dst->data, cmd, src->span, dst->span};
+    TRY(u->fill(&io, u->ctx));
+    if (cmd) {
+        TRY(gpu_cmd_end(cmd));
+        TRY(gpu_cmd_run(cmd, NULL, NULL));
+    }
+    u->pack->version = src->version;
+out:
+    gpu_cmd_destroy(cmd);
+    return st;
+}
+
+status prep_pack(prep *p, node *n, int i, int slot, const char *key, size_t bytes,
+                 status (*fill)(const pack_io *io, void *ctx), void *ctx) {
+    status st = OK;
+    array_pack *made = NULL;
+    assert(prep_frozen(n, i) && slot < (int)ARRAY_LEN(n->packed));
+    array *a = tensor_root(n->in[i])->array;
+    array_pack *k = a->packs;
+    while (k && strcmp(k->key, key) != 0) k = k->next;
+    if (!k) {
+        char name[160];
+        snprintf(name, sizeof name, "%s packed %s", a->name, key);
+        made = k = mem_zalloc(sizeof *k);
+        if (!k) return fail(E_HOST_MEMORY, "no host memory to pack %s", a->name);
+        snprintf(k->key, sizeof k->key, "%s", key);
+        TRY(array_create(p->dev, REGION_WEIGHTS, DT_U32, SHAPE((int64_t)div_up((int64_t)bytes, 4)), name, &k->packed));
+    }
+    graph *g = n->g;
+    if (!graph_grow(g, (void **)&g->use, &g->cap_use, g->n_use + 1, sizeof *g->use)) TRY(graph_status(g));
+    pack_use u = {n, i, slot, k, fill, ctx};
+    if (k->version != a->version) TRY(pack_fill(p->dev, &u));
+    g->use[g->n_use++] = u;
+    n->packed[slot] = k->packed;
+    if (made) {
+        made->next = a->packs;
+        a->packs = made;
+    }
+    return OK;
+out:
+    if (made) {
+        array_destroy(made->packed);
+        mem_free(made);
+    }
+    return st;
+}
+
+const void *packed_data(const node *n, int slot) { return n->packed[slot]->data; }
+gpu_span packed_span(const node *n, int slot) { return n->packed[slot]->span; }

@@ -148,6 +148,9 @@ uint64_t device_memory_free_bytes(const device *d) {
     return free_bytes;
 }
 
+size_t device_alignment(const device *d) { return d->align; }
+int64_t device_max_elems(const device *d) { return (int64_t)(MIN(d->max_tensor_bytes, (uint64_t)1 << 40) / 4); }
+
 status device_room(device *d, uint64_t bytes, const char *what) {
     uint64_t free_bytes = device_memory_free_bytes(d);
     if (bytes <= free_bytes) return OK;

@@ -48,6 +48,8 @@ status device_open(const op_table *ops, const device_params *p, device **out);
 void   device_close(device *d);
 const char *device_id(const device *d);                  /* "cpu", "vulkan:0", "ref" */
 uint64_t device_memory_free_bytes(const device *d);
+size_t   device_alignment(const device *d);              /* bytes: offsets of array views are multiples of it */
+int64_t  device_max_elems(const device *d);              /* f32 elements of the largest array */
 /* Every device, for `imago devices`. *why_no_vulkan is set when Vulkan is not offered. Free with device_list_free. */
 typedef struct device_list { device_desc d[32]; int n; const char *why_no_vulkan; host *h; gpu_instance *i; } device_list;
 status device_list_get(device_list *l);
@@ -82,6 +84,7 @@ struct tensor {
     /* placement, set by graph_compile */
     void *data; gpu_span span; int first, last;          /* live node interval */
     uint64_t offset; int chunk;                          /* in the activation space */
+    int64_t ref_step;                                    /* tests: ref computes every ref_step-th element; 0 = all */
 };
 struct node {
     const op_info *op; graph *g; const char *at;         /* at: file:line of the model code */

@@ -7,7 +7,9 @@
  * `in`: one token per input, "[2,3,5,4]" with an optional type before it:
  *    none  the type under test (f32, then f16 and bf16 where op_info.types has them)
  *    f32   always f32;    u32<N  integers in [0, N);    -  absent optional input
- *    after it "=lo:hi" gives the value range (default -1:1); "!" means no gradient is asked for.
+ *    after it "=lo:hi" gives the value range (default -1:1); "!" means no gradient is asked for;
+ *    "@" makes it a frozen weight (WEIGHTS array: packed copies are used; no gradient).
+ * Inputs of ops with `writes` are STATE arrays, and are compared after the run as outputs are.
  * The tester makes the inputs, calls build, and marks every output of the node build returned. */
 typedef struct op_case {
     const char *in;
@@ -59,7 +61,8 @@ struct op_info {
 #define OUT(k, i)      dtype_load(n->out[k]->data, n->out[k]->dtype, (i))
 #define SET(k, i, v)   dtype_store(n->out[k]->data, n->out[k]->dtype, (i), (v))
 #define SET_IN(k, i, v) dtype_store(n->in[k]->data, n->in[k]->dtype, (i), (v))   /* ops that write their inputs */
-#define EACH(i, t)     for (int64_t i = 0; i < tensor_count(t); i++)
+/* Every element of t; big cases set ref_step so that a ref written as "each output by itself" computes samples only. */
+#define EACH(i, t)     for (int64_t i = 0; i < tensor_count(t); i += (t)->ref_step > 1 ? (t)->ref_step : 1)
 
 static inline void out_like(node *n, int k, const tensor *t) { n->out[k]->dtype = t->dtype; n->out[k]->s = t->s; }
 static inline void out_set(node *n, int k, dtype t, shape s) { n->out[k]->dtype = t; n->out[k]->s = s; }

@@ -1,0 +1,36 @@
+/* blocks.c: attention layer, transformer block and residual block, in diffusers' names and order.
+ * Source: diffusers Attention, BasicTransformerBlock, ResnetBlock2D; Rombach et al. 2022.
+ * SPDX-License-Identifier: MIT */
+#include "nn/nn.h"
+
+tensor *nn_attention(nn *m, const char *name, tensor *x, tensor *context, int heads, tensor *residual) {
+    int64_t c = x->s.d[2];
+    tensor *from = context ? context : x;
+    tensor *q = nn_linear(m, nn_path(m, "%s.to_q", name), x, c, false);
+    tensor *k = nn_linear(m, nn_path(m, "%s.to_k", name), from, c, false);
+    tensor *v = nn_linear(m, nn_path(m, "%s.to_v", name), from, c, false);
+    tensor *y = op_attention(m->g, .heads = heads, .q = q, .n_banks = 1, .k = {k}, .v = {v}, .n_sets = 1);
+    return nn_linear_add(m, nn_path(m, "%s.to_out.0", name), y, c, true, residual);
+}
+
+tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context, int heads) {
+    int64_t c = x->s.d[2];
+    x = nn_attention(m, nn_path(m, "%s.attn1", name), nn_layer_norm(m, nn_path(m, "%s.norm1", name), x, 1e-5f), NULL, heads, x);
+    x = nn_attention(m, nn_path(m, "%s.attn2", name), nn_layer_norm(m, nn_path(m, "%s.norm2", name), x, 1e-5f), context, heads, x);
+    tensor *h = nn_layer_norm(m, nn_path(m, "%s.norm3", name), x, 1e-5f);
+    h = op_geglu(m->g, nn_linear(m, nn_path(m, "%s.ff.net.0.proj", name), h, 8 * c, true));
+    return nn_linear_add(m, nn_path(m, "%s.ff.net.2", name), h, c, true, x);
+}
+
+tensor *nn_resblock(nn *m, const char *name, tensor *x, tensor *emb, int64_t out, int groups, float eps) {
+    int64_t n = x->s.d[0], in = x->s.d[3];
+    tensor *h = nn_group_norm(m, nn_path(m, "%s.norm1", name), x, groups, eps, true);
+    h = nn_conv2d(m, nn_path(m, "%s.conv1", name), h, out, 3, 1, 1);
+    if (emb) {
+        tensor *e = nn_linear(m, nn_path(m, "%s.time_emb_proj", name), op_silu(m->g, emb), out, true);
+        h = op_add(m->g, h, op_reshape(m->g, e, n, 1, 1, out));
+    }
+    h = nn_group_norm(m, nn_path(m, "%s.norm2", name), h, groups, eps, true);
+    if (in != out) x = nn_conv2d(m, nn_path(m, "%s.conv_shortcut", name), x, out, 1, 1, 0);
+    return nn_conv2d_add(m, nn_path(m, "%s.conv2", name), h, out, 3, 1, 1, x);
+}

@@ -1,0 +1,72 @@
+/* layers.c: linear, convolution and norms by name, with their adapters.
+ * Bias and residual ride in the matmul's epilogue unless an adapter must add before the bias.
+ * SPDX-License-Identifier: MIT */
+#include "nn/nn.h"
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *nn_path(nn *m, const char *fmt, ...) {
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    char *copy = graph_alloc(m->g, strlen(text) + 1);
+    return copy ? strcpy(copy, text) : "";
+}
+
+/* The parameter name.suffix, declared first when the model is being declared. */
+static tensor *param_of(nn *m, const char *name, const char *suffix, shape s, bool vector, const char *at) {
+    const char *full = nn_path(m, "%s.%s", name, suffix);
+    if (m->ps->declaring) {
+        status st = params_declare(m->ps, full, s, vector);
+        if (st != OK) graph_fail(m->g, at, st, "%s", error_message());
+    }
+    return params_tensor(m->ps, m->g, full, at);
+}
+
+/* The site of m's adapter on this layer; false when it carries none. */
+static bool site_of(nn *m, const char *name, shape w, const char *at, adapter_site *s) {
+    const adapter_set *a = m->adapter;
+    if (!adapter_targets(a, name)) return false;
+    *s = (adapter_site){a->info, a->ps, name, w, a->rank, a->alpha, at};
+    if (!a->ps->declaring) return true;
+    status st = a->info->declare(s);
+    if (st != OK) graph_fail(m->g, at, st, "%s", error_message());
+    return true;
+}
+
+tensor *nn_linear_(nn *m, const char *name, tensor *x, int64_t out, bool bias, tensor *residual, const char *at) {
+    adapter_site site;
+    shape ws = SHAPE(out, x->s.d[x->s.n - 1]);
+    tensor *w = param_of(m, name, "weight", ws, false, at);
+    tensor *b = bias ? param_of(m, name, "bias", SHAPE(out), true, at) : NULL;
+    matmul_attrs plain = {.trans_b = 1, .out = DT_COUNT};
+    if (!site_of(m, name, ws, at, &site)) return op_matmul_(m->g, x, w, b, residual, plain, at);
+    tensor *y = op_matmul_(m->g, x, w, NULL, residual, plain, at);
+    y = site.info->output(m->g, &site, x, y);
+    return b ? op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at) : y;
+}
+
+tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, tensor *residual, const char *at) {
+    adapter_site site;
+    shape ws = SHAPE(out, x->s.d[x->s.n - 1], k, k);
+    tensor *w = param_of(m, name, "weight", ws, false, at);
+    tensor *b = param_of(m, name, "bias", SHAPE(out), true, at);
+    uint32_t p = (uint32_t)pad;
+    conv2d_attrs plain = {.stride = (uint32_t)stride, .pad_t = p, .pad_l = p, .pad_b = p, .pad_r = p, .act = ACT_NONE};
+    if (!site_of(m, name, ws, at, &site)) return op_conv2d_(m->g, x, w, b, residual, plain, at);
+    tensor *y = op_conv2d_(m->g, x, w, NULL, residual, plain, at);
+    y = site.info->output(m->g, &site, x, y);
+    return op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at);
+}
+
+tensor *nn_group_norm_(nn *m, const char *name, tensor *x, int groups, float eps, bool silu, const char *at) {
+    shape c = SHAPE(x->s.d[x->s.n - 1]);
+    return op_group_norm_(m->g, x, param_of(m, name, "weight", c, true, at), param_of(m, name, "bias", c, true, at), groups, eps, silu, at);
+}
+
+tensor *nn_layer_norm_(nn *m, const char *name, tensor *x, float eps, const char *at) {
+    shape c = SHAPE(x->s.d[x->s.n - 1]);
+    return op_layer_norm_(m->g, x, param_of(m, name, "weight", c, true, at), param_of(m, name, "bias", c, true, at), eps, at);
+}

@@ -88,6 +88,11 @@ static inline uint16_t f32_to_bf16(float x) {
 }
 
 /* ---- rng: counter-based (Philox4x32-10), keyed by what it is for, never by who draws it.
+ * Words w = philox(ctr = {elem lo, elem hi, sample lo, sample hi}, key = {seed[0], seed[1] ^ stream}).
+ *   uniform = (w0 >> 8) * 2^-24
+ *   normal  = sqrt(-2 ln u1) cos(2 pi u2),  u1 = (w0 + 1) * 2^-32,  u2 = w1 * 2^-32   (Box & Muller 1958)
+ * One draw per element, w2 and w3 unused: an element's value then depends on nothing but its own index.
+ * Shaders compute the same words, then the formula in f32.
  * source  Salmon et al. 2011 */
 typedef struct rng_key { uint32_t seed[2]; uint32_t stream; } rng_key; /* stream: hash of a name, rng_stream("noise") */
 uint32_t rng_stream(const char *name);
@@ -112,6 +117,12 @@ bool   os_file_exists(const char *path);
 status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *bytes);
 /* Written to a temporary beside path, flushed, renamed: a killed run leaves the old file or the new. */
 status file_write_atomic(const char *path, const void *data, size_t bytes);
+/* The same in pieces. After a failed write call abort; commit releases everything in any case. */
+typedef struct file_out { int fd; char *path, *temp; } file_out;
+status file_out_open(const char *path, file_out *f);
+status file_out_write(file_out *f, const void *data, size_t bytes);
+status file_out_commit(file_out *f);
+void   file_out_abort(file_out *f);
 typedef struct file_map { const uint8_t *data; size_t bytes; } file_map;
 status file_map_open(const char *path, file_map *m);
 void   file_map_close(file_map *m);

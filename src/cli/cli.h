@@ -1,0 +1,15 @@
+/* cli.h: what the subcommands share. exit() and printing to people live in cli/ only.
+ * SPDX-License-Identifier: MIT */
+#pragma once
+#include "base/base.h"
+#include "graph/graph.h"
+
+typedef struct command { const char *name, *summary; int (*run)(int argc, char **argv); } command;
+
+/* Options are "--name value" or "--name=value"; a table describes them. */
+typedef struct option { const char *name; enum { OPT_FLAG, OPT_STRING, OPT_INT, OPT_FLOAT } kind; void *value; const char *help; } option;
+/* Fills the table's values; E_USAGE names what was not understood. Prints help and sets *help for --help. */
+status cli_parse(const command *c, int argc, char **argv, const option *o, int n, bool *help);
+int    cli_fail(status st);                       /* one line to stderr; the process's exit code */
+const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/.cache/imago, NULL if neither */
+extern const command commands[];

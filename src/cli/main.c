@@ -1,0 +1,101 @@
+/* main.c: finds the subcommand and its options.
+ * SPDX-License-Identifier: MIT */
+#include "cli/cli.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define COMMAND(id, name, summary) int cmd_##id(int argc, char **argv);
+#include "cli/commands.def"
+#undef COMMAND
+
+const command commands[] = {
+#define COMMAND(id, name, summary) {name, summary, cmd_##id},
+#include "cli/commands.def"
+#undef COMMAND
+    {0}};
+
+int cli_fail(status st) {
+    static const int code[STATUS_COUNT] = {[E_USAGE] = 2, [E_CANCELLED] = 130};
+    fprintf(stderr, "imago: %s\n", error_message());
+    log_debug("%s: %s", status_name(st), error_backtrace());
+    return code[st] ? code[st] : 1;
+}
+
+const char *cli_cache_dir(char buf[512]) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (xdg && *xdg) n = snprintf(buf, 512, "%s/imago", xdg);
+    else if (home && *home) n = snprintf(buf, 512, "%s/.cache/imago", home);
+    return n > 0 && n < 512 ? buf : NULL;
+}
+
+static status set_value(const option *o, const char *text) {
+    char *end = NULL;
+    switch (o->kind) {
+    case OPT_FLAG: *(bool *)o->value = true; return OK;
+    case OPT_STRING: *(const char **)o->value = text; return OK;
+    case OPT_INT: {
+        long v = strtol(text, &end, 10);
+        if (end == text || *end || v < -2000000000L || v > 2000000000L) return fail(E_USAGE, "--%s wants a whole number, not '%s'", o->name, text);
+        *(int *)o->value = (int)v;
+        return OK;
+    }
+    case OPT_FLOAT: {
+        double v = strtod(text, &end);
+        if (end == text || *end || !isfinite(v)) return fail(E_USAGE, "--%s wants a number, not '%s'", o->name, text);
+        *(float *)o->value = (float)v;
+        return OK;
+    }
+    }
+    return OK;
+}
+
+static void print_options(const command *c, const option *o, int n) {
+    printf("usage: imago %s [options]\n%s\n\n", c->name, c->summary);
+    for (int i = 0; i < n; i++) printf("  --%-16s %s\n", o[i].name, o[i].help);
+}
+
+status cli_parse(const command *c, int argc, char **argv, const option *o, int n, bool *help) {
+    *help = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            print_options(c, o, n);
+            *help = true;
+            return OK;
+        }
+        const char *name = strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : "", *eq = strchr(name, '=');
+        size_t len = eq ? (size_t)(eq - name) : strlen(name);
+        const option *hit = NULL;
+        for (int k = 0; k < n && len; k++)
+            if (strlen(o[k].name) == len && strncmp(o[k].name, name, len) == 0) hit = &o[k];
+        if (!hit) return fail(E_USAGE, "%s: '%s' is not an option; see imago %s --help", c->name, argv[i], c->name);
+        if (hit->kind == OPT_FLAG && eq) return fail(E_USAGE, "--%s takes no value", hit->name);
+        const char *value = eq ? eq + 1 : hit->kind == OPT_FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
+        if (!value) return fail(E_USAGE, "--%s wants a value", hit->name);
+        status st = set_value(hit, value);
+        if (st != OK) return st;
+    }
+    return OK;
+}
+
+static void usage(FILE *f) {
+    fprintf(f, "imago: adapts image diffusion models on any GPU\n\nusage: imago COMMAND [options]   (imago COMMAND --help)\n\n");
+    for (const command *c = commands; c->name; c++) fprintf(f, "  %-14s %s\n", c->name, c->summary);
+    fprintf(f, "\nenvironment (for debugging)\n"
+               "  IMAGO_LOG=error|warn|info|debug      how much is said\n"
+               "  IMAGO_CHECK=finite,ref,guard         check every node: NaN, its plain-C meaning, memory overruns\n"
+               "  IMAGO_DUMP=dir                       write every node's outputs\n"
+               "  IMAGO_PROFILE=1                      time per op\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) return usage(stderr), 2;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) return usage(stdout), 0;
+    if (strcmp(argv[1], "--version") == 0) return printf("imago 0.1.0\n"), 0;
+    os_cancel_on_interrupt();
+    for (const command *c = commands; c->name; c++)
+        if (strcmp(c->name, argv[1]) == 0) return c->run(argc - 1, argv + 1);
+    fail(E_USAGE, "'%s' is not a command; see imago --help", argv[1]);
+    return cli_fail(E_USAGE);
+}

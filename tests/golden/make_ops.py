@@ -129,6 +129,6 @@ for i in range(3):
 out["adamw.out"] = p.detach().clone()
 
 here = os.path.dirname(os.path.abspath(__file__))
-save_file({k: v.contiguous() for k, v in out.items()}, os.path.join(here, "ops.safetensors"),
+save_file({k: v.detach().clone().contiguous() for k, v in out.items()}, os.path.join(here, "ops.safetensors"),
           metadata={"made_by": "tests/golden/make_ops.py", "torch": torch.__version__, "safetensors": safetensors.__version__})
 print(len(out), "tensors")

@@ -6,8 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define BLOCK_MIN ((size_t)16 << 10)
-#define BLOCK_MAX ((size_t)1 << 20)
+#define BLOCK_MIN   ((size_t)16 << 10)
+#define BLOCK_MAX   ((size_t)1 << 20)
 #define ARENA_ALIGN ((size_t)16)
 
 struct arena_block {
@@ -22,7 +22,8 @@ void *arena_alloc(arena *a, size_t bytes) {
     struct arena_block *b = a->head;
     if (!b || b->bytes - b->used < bytes) {
         size_t want = b ? MIN(MAX(b->bytes * 2, BLOCK_MIN), BLOCK_MAX) : BLOCK_MIN;
-        bool alone = bytes > want / 4; /* a big one gets its own block and the open block stays open */
+        bool alone =
+            bytes > want / 4; /* a big one gets its own block and the open block stays open */
         if (alone) want = bytes;
         struct arena_block *fresh = mem_zalloc(sizeof *fresh + want);
         if (!fresh) return NULL;

@@ -12,7 +12,8 @@ static once_flag once = ONCE_FLAG_INIT;
 
 /* Not log_warn: the log asks debug_get, which is what runs now. */
 static void unknown(const char *name, const char *seen, const char *expected) {
-    fprintf(stderr, "warning: %s=%s is not understood and ignored; expected %s\n", name, seen, expected);
+    fprintf(stderr, "warning: %s=%s is not understood and ignored; expected %s\n", name, seen,
+            expected);
 }
 
 static void read_log(const char *s) {
@@ -26,13 +27,21 @@ static void read_log(const char *s) {
 }
 
 static void read_check(const char *s) {
-    const struct { const char *name; bool *on; } words[] = {
-        {"finite", &switches.check_finite}, {"ref", &switches.check_ref}, {"guard", &switches.check_guard}};
+    const struct {
+        const char *name;
+        bool *on;
+    } words[] = {{"finite", &switches.check_finite},
+                 {"ref", &switches.check_ref},
+                 {"guard", &switches.check_guard}};
     for (const char *p = s; *p;) {
         size_t n = strcspn(p, ","), i = 0;
-        while (i < ARRAY_LEN(words) && !(strlen(words[i].name) == n && !strncmp(p, words[i].name, n))) i++;
-        if (i < ARRAY_LEN(words)) *words[i].on = true;
-        else if (n) unknown("IMAGO_CHECK", s, "a list of finite,ref,guard");
+        while (i < ARRAY_LEN(words) &&
+               !(strlen(words[i].name) == n && !strncmp(p, words[i].name, n)))
+            i++;
+        if (i < ARRAY_LEN(words))
+            *words[i].on = true;
+        else if (n)
+            unknown("IMAGO_CHECK", s, "a list of finite,ref,guard");
         p += n + (p[n] == ',');
     }
 }

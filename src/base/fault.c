@@ -1,6 +1,6 @@
-/* fault.c: the fault ring: makes the n-th fallible step (allocation, file open, read, write) fail, so that
- * tests can walk every failure path. Test-only process state, atomic since any thread may allocate.
- * Never armed outside tests, where it costs one relaxed increment per allocation.
+/* fault.c: the fault ring: makes the n-th fallible step (allocation, file open, read, write) fail,
+ * so that tests can walk every failure path. Test-only process state, atomic since any thread may
+ * allocate. Never armed outside tests, where it costs one relaxed increment per allocation.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
 

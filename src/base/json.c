@@ -1,14 +1,14 @@
-/* json.c: cJSON behind caps. Files from strangers reach it (safetensors headers, configs), and cJSON alone
- * recurses 1000 deep and takes some 64 bytes per value, so depth and number of values are bounded by a
- * scan before anything is allocated.
- * cJSON allocates through mem.c, hence text it prints is freed with mem_free.
- * SPDX-License-Identifier: MIT */
+/* json.c: cJSON behind caps. Files from strangers reach it (safetensors headers, configs), and
+ * cJSON alone recurses 1000 deep and takes some 64 bytes per value, so depth and number of values
+ * are bounded by a scan before anything is allocated. cJSON allocates through mem.c, hence text it
+ * prints is freed with mem_free. SPDX-License-Identifier: MIT */
 #include "base/base.h"
 
 #include <cjson/cJSON.h>
 #include <threads.h>
 
-#define JSON_MAX_VALUES ((size_t)2 << 20) /* a few hundred MB at worst; the largest checkpoints have 10^5 */
+#define JSON_MAX_VALUES                                                                            \
+    ((size_t)2 << 20) /* a few hundred MB at worst; the largest checkpoints have 10^5 */
 
 static once_flag once = ONCE_FLAG_INIT;
 static _Thread_local bool short_of_memory; /* cJSON reports it like a syntax error */
@@ -30,17 +30,24 @@ static status check_caps(const char *text, size_t bytes, const char *what) {
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
         if (quoted) {
-            if (c == '\\') i++;
-            else if (c == '"') quoted = false;
-        } else if (c == '"') quoted = true;
-        else if (c == '{' || c == '[') depth++, values++;
-        else if ((c == '}' || c == ']') && depth) depth--;
-        else if (c == ',') values++;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                quoted = false;
+        } else if (c == '"')
+            quoted = true;
+        else if (c == '{' || c == '[')
+            depth++, values++;
+        else if ((c == '}' || c == ']') && depth)
+            depth--;
+        else if (c == ',')
+            values++;
         if (depth > JSON_MAX_DEPTH)
             return fail(E_FORMAT, "%s: JSON nested deeper than %d at byte %zu: damaged or hostile",
                         what, JSON_MAX_DEPTH, i);
         if (values > JSON_MAX_VALUES)
-            return fail(E_FORMAT, "%s: JSON with more than %zu values: damaged or hostile", what, JSON_MAX_VALUES);
+            return fail(E_FORMAT, "%s: JSON with more than %zu values: damaged or hostile", what,
+                        JSON_MAX_VALUES);
     }
     return OK;
 }
@@ -48,7 +55,8 @@ static status check_caps(const char *text, size_t bytes, const char *what) {
 status json_parse(const char *text, size_t bytes, const char *what, json **out) {
     *out = NULL;
     if (bytes > JSON_MAX_BYTES)
-        return fail(E_FORMAT, "%s: %zu bytes of JSON, at most %zu are accepted", what, bytes, JSON_MAX_BYTES);
+        return fail(E_FORMAT, "%s: %zu bytes of JSON, at most %zu are accepted", what, bytes,
+                    JSON_MAX_BYTES);
     status st = check_caps(text, bytes, what);
     if (st != OK) return st;
     call_once(&once, use_mem);
@@ -63,7 +71,8 @@ status json_parse(const char *text, size_t bytes, const char *what, json **out) 
     }
     if (end && !j) at = (size_t)(end - text);
     json_free(j);
-    if (short_of_memory) return fail(E_HOST_MEMORY, "%s: no memory for its %zu bytes of JSON", what, bytes);
+    if (short_of_memory)
+        return fail(E_HOST_MEMORY, "%s: no memory for its %zu bytes of JSON", what, bytes);
     return fail(E_FORMAT, "%s: not valid JSON at byte %zu of %zu", what, at, bytes);
 }
 

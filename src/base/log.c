@@ -20,6 +20,7 @@ void log_to(log_level level, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    /* One call, so that lines of several threads do not mix; on a terminal first wipe a progress bar. */
+    /* One call, so that lines of several threads do not mix; on a terminal first wipe a progress
+     * bar. */
     fprintf(stderr, "%s%s%s\n", os_is_terminal(2) ? "\r\033[K" : "", prefix[level], line);
 }

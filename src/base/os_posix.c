@@ -1,7 +1,6 @@
-/* os_posix.c: processors, memory, clock, terminal and Ctrl-C. With os_posix_file.c it is every OS call of
- * the program: a port replaces these two.
- * Containers are common, so limits of control groups (version 2) count where they are below the machine's.
- * SPDX-License-Identifier: MIT */
+/* os_posix.c: processors, memory, clock, terminal and Ctrl-C. With os_posix_file.c it is every OS
+ * call of the program: a port replaces these two. Containers are common, so limits of control
+ * groups (version 2) count where they are below the machine's. SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "base/base.h"
 
@@ -15,7 +14,8 @@
 #include <unistd.h>
 
 /* ---- numbers the kernel prints ---- */
-/* The unsigned number after `key` at the start of a line of a small text file; key "" = the first word. */
+/* The unsigned number after `key` at the start of a line of a small text file; key "" = the first
+ * word. */
 static bool kernel_number(const char *path, const char *key, uint64_t *out) {
     FILE *f = fopen(path, "re");
     if (!f) return false;
@@ -34,8 +34,10 @@ static bool kernel_number(const char *path, const char *key, uint64_t *out) {
 
 int os_cpu_count(void) {
     cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re"); /* "quota period" in microseconds, or "max period" */
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                        : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    FILE *f =
+        fopen("/sys/fs/cgroup/cpu.max", "re"); /* "quota period" in microseconds, or "max period" */
     long long quota, period;
     if (f) {
         if (fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0)
@@ -53,11 +55,14 @@ uint64_t os_memory_total_bytes(void) {
 
 uint64_t os_memory_available_bytes(void) {
     uint64_t kib, bytes, limit, used, cache;
-    if (kernel_number("/proc/meminfo", "MemAvailable:", &kib)) bytes = kib * 1024;
-    else bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (kernel_number("/proc/meminfo", "MemAvailable:", &kib))
+        bytes = kib * 1024;
+    else
+        bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     if (kernel_number("/sys/fs/cgroup/memory.max", "", &limit) &&
         kernel_number("/sys/fs/cgroup/memory.current", "", &used)) {
-        if (kernel_number("/sys/fs/cgroup/memory.stat", "inactive_file ", &cache)) used -= MIN(used, cache);
+        if (kernel_number("/sys/fs/cgroup/memory.stat", "inactive_file ", &cache))
+            used -= MIN(used, cache);
         bytes = MIN(bytes, limit - MIN(limit, used));
     }
     return bytes;

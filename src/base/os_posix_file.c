@@ -1,7 +1,7 @@
 /* os_posix_file.c: reading, mapping and atomically replacing files.
- * A file is written beside its place under a temporary name, flushed to the disk, then renamed: a killed run
- * leaves the old file or the new one. A mapped file that somebody truncates raises SIGBUS on access; our
- * own writer renames and so never does that to a reader.
+ * A file is written beside its place under a temporary name, flushed to the disk, then renamed: a
+ * killed run leaves the old file or the new one. A mapped file that somebody truncates raises
+ * SIGBUS on access; our own writer renames and so never does that to a reader.
  * SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "base/base.h"
@@ -23,14 +23,16 @@ static status io_fail(const char *path, const char *verb) {
 static int open_read(const char *path) {
     if (fault_hit()) return errno = EIO, -1;
     int fd;
-    do fd = open(path, O_RDONLY | O_CLOEXEC); while (fd < 0 && errno == EINTR);
+    do fd = open(path, O_RDONLY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
     return fd;
 }
 
 static ssize_t read_some(int fd, void *to, size_t bytes) {
     if (fault_hit()) return errno = EIO, -1;
     ssize_t n;
-    do n = read(fd, to, MIN(bytes, IO_CHUNK)); while (n < 0 && errno == EINTR);
+    do n = read(fd, to, MIN(bytes, IO_CHUNK));
+    while (n < 0 && errno == EINTR);
     return n;
 }
 
@@ -41,14 +43,26 @@ status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *byt
     struct stat s;
     *data = NULL, *bytes = 0;
     int fd = open_read(path);
-    if (fd < 0 || fstat(fd, &s)) { st = io_fail(path, "read"); goto out; }
-    if (S_ISDIR(s.st_mode)) { errno = EISDIR; st = io_fail(path, "read"); goto out; }
-    /* One byte over the expected size shows the end in the same loop; pipes have size 0 and grow. */
-    room = S_ISREG(s.st_mode) && (uint64_t)s.st_size <= max_bytes ? (size_t)s.st_size + 1 : (size_t)4096;
+    if (fd < 0 || fstat(fd, &s)) {
+        st = io_fail(path, "read");
+        goto out;
+    }
+    if (S_ISDIR(s.st_mode)) {
+        errno = EISDIR;
+        st = io_fail(path, "read");
+        goto out;
+    }
+    /* One byte over the expected size shows the end in the same loop; pipes have size 0 and grow.
+     */
+    room = S_ISREG(s.st_mode) && (uint64_t)s.st_size <= max_bytes ? (size_t)s.st_size + 1
+                                                                  : (size_t)4096;
     buf = mem_alloc(room + 1);
     while (buf) {
         ssize_t n = read_some(fd, buf + used, room - used);
-        if (n < 0) { st = io_fail(path, "read"); goto out; }
+        if (n < 0) {
+            st = io_fail(path, "read");
+            goto out;
+        }
         if (n == 0) break;
         used += (size_t)n;
         if (used > max_bytes || (S_ISREG(s.st_mode) && (uint64_t)s.st_size > max_bytes)) {
@@ -61,7 +75,10 @@ status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *byt
             buf = more, room *= 2;
         }
     }
-    if (!buf) { st = fail(E_HOST_MEMORY, "%s: no memory for %zu bytes", path, room); goto out; }
+    if (!buf) {
+        st = fail(E_HOST_MEMORY, "%s: no memory for %zu bytes", path, room);
+        goto out;
+    }
     buf[used] = 0;
     *data = buf, *bytes = used;
     buf = NULL;
@@ -76,12 +93,21 @@ status file_map_open(const char *path, file_map *m) {
     struct stat s;
     *m = (file_map){0};
     int fd = open_read(path);
-    if (fd < 0 || fstat(fd, &s)) { st = io_fail(path, "open"); goto out; }
-    if (!S_ISREG(s.st_mode)) { st = fail(E_IO, "%s: not a regular file", path); goto out; }
+    if (fd < 0 || fstat(fd, &s)) {
+        st = io_fail(path, "open");
+        goto out;
+    }
+    if (!S_ISREG(s.st_mode)) {
+        st = fail(E_IO, "%s: not a regular file", path);
+        goto out;
+    }
     if (s.st_size == 0) goto out; /* an empty mapping is an error in POSIX; an empty file is not */
     void *p = fault_hit() ? (errno = ENOMEM, MAP_FAILED)
                           : mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) { st = io_fail(path, "map into memory"); goto out; }
+    if (p == MAP_FAILED) {
+        st = io_fail(path, "map into memory");
+        goto out;
+    }
     *m = (file_map){p, (size_t)s.st_size};
 out:
     if (fd >= 0) close(fd);
@@ -97,7 +123,8 @@ void file_map_close(file_map *m) {
 status file_out_open(const char *path, file_out *f) {
     *f = (file_out){.fd = -1};
     struct stat s;
-    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode)) /* rename would replace a device node or a pipe */
+    if (stat(path, &s) == 0 &&
+        !S_ISREG(s.st_mode)) /* rename would replace a device node or a pipe */
         return fail(E_IO, "%s: exists and is not a regular file: give another name", path);
     size_t n = strlen(path);
     f->path = mem_alloc(n + 1);
@@ -107,9 +134,11 @@ status file_out_open(const char *path, file_out *f) {
         return fail(E_HOST_MEMORY, "%s: no memory to write it", path);
     }
     memcpy(f->path, path, n + 1);
-    for (int try = 0; try < 100 && f->fd < 0; try++) { /* O_EXCL: two writers never share a temporary */
+    for (int try = 0; try < 100 && f->fd < 0;
+         try++) { /* O_EXCL: two writers never share a temporary */
         snprintf(f->temp, n + 48, "%s.tmp%ld-%d", path, (long)getpid(), try);
-        f->fd = fault_hit() ? (errno = EIO, -1) : open(f->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        f->fd = fault_hit() ? (errno = EIO, -1)
+                            : open(f->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (f->fd < 0 && errno != EEXIST && errno != EINTR) break;
     }
     if (f->fd >= 0) return OK;
@@ -130,7 +159,8 @@ status file_out_write(file_out *f, const void *data, size_t bytes) {
     return OK;
 }
 
-/* The rename itself must reach the disk too. Best effort: some file systems refuse to flush a directory. */
+/* The rename itself must reach the disk too. Best effort: some file systems refuse to flush a
+ * directory. */
 static void flush_directory(char *path) {
     char *slash = strrchr(path, '/');
     if (slash) *slash = 0;
@@ -191,9 +221,12 @@ status os_mkdir_p(const char *path) {
         char c = p[i];
         struct stat s;
         p[i] = 0;
-        if (fault_hit()) errno = EIO, st = io_fail(p, "make the directory");
-        else if (mkdir(p, 0777) && errno != EEXIST) st = io_fail(p, "make the directory");
-        else if (stat(p, &s) || !S_ISDIR(s.st_mode)) errno = ENOTDIR, st = io_fail(p, "make the directory");
+        if (fault_hit())
+            errno = EIO, st = io_fail(p, "make the directory");
+        else if (mkdir(p, 0777) && errno != EEXIST)
+            st = io_fail(p, "make the directory");
+        else if (stat(p, &s) || !S_ISDIR(s.st_mode))
+            errno = ENOTDIR, st = io_fail(p, "make the directory");
         p[i] = c;
     }
     mem_free(p);

@@ -1,18 +1,21 @@
-/* progress.c: how far a long job is, on stderr: a bar with the time left on a terminal, plain lines in a log.
- * SPDX-License-Identifier: MIT */
+/* progress.c: how far a long job is, on stderr: a bar with the time left on a terminal, plain lines
+ * in a log. SPDX-License-Identifier: MIT */
 #include "base/base.h"
 
 #include <stdio.h>
 
-#define REDRAW_SECONDS 0.1  /* terminal */
-#define LINE_SECONDS 2.0    /* log: a new tenth prints at most this often … */
+#define REDRAW_SECONDS  0.1 /* terminal */
+#define LINE_SECONDS    2.0 /* log: a new tenth prints at most this often … */
 #define SILENCE_SECONDS 30. /* … and a slow job is not silent longer than this */
-#define BAR_MAX 40
+#define BAR_MAX         40
 
 static void format_seconds(double s, char *out, size_t bytes) {
     int64_t t = s > 0 ? (int64_t)(s + 0.5) : 0;
-    if (t >= 3600) snprintf(out, bytes, "%lld:%02d:%02d", (long long)(t / 3600), (int)(t / 60 % 60), (int)(t % 60));
-    else snprintf(out, bytes, "%d:%02d", (int)(t / 60), (int)(t % 60));
+    if (t >= 3600)
+        snprintf(out, bytes, "%lld:%02d:%02d", (long long)(t / 3600), (int)(t / 60 % 60),
+                 (int)(t % 60));
+    else
+        snprintf(out, bytes, "%d:%02d", (int)(t / 60), (int)(t % 60));
 }
 
 /* "120/500  0:31 left  loss 0.123" */
@@ -28,8 +31,10 @@ static void format_state(const progress *p, double now, const char *note, char *
     }
     const char *gap = note && *note ? "  " : "";
     if (p->total > 0)
-        snprintf(out, bytes, "%lld/%lld%s%s%s", (long long)p->done, (long long)p->total, left, gap, note ? note : "");
-    else snprintf(out, bytes, "%lld%s%s", (long long)p->done, gap, note ? note : "");
+        snprintf(out, bytes, "%lld/%lld%s%s%s", (long long)p->done, (long long)p->total, left, gap,
+                 note ? note : "");
+    else
+        snprintf(out, bytes, "%lld%s%s", (long long)p->done, gap, note ? note : "");
 }
 
 static int tenth(const progress *p) {
@@ -64,7 +69,8 @@ static void draw(progress *p, double now, const char *note) {
 
 void progress_begin(progress *p, const char *what, int64_t total) {
     double now = os_seconds();
-    *p = (progress){.what = what, .total = total, .start = now, .last = now, .tty = os_is_terminal(2)};
+    *p = (progress){
+        .what = what, .total = total, .start = now, .last = now, .tty = os_is_terminal(2)};
     if (p->tty) draw(p, now, NULL);
 }
 

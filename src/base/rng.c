@@ -1,5 +1,5 @@
-/* rng.c: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
- * A counter, not a state: any thread may draw any element, in any order, on any device.
+/* rng.c: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2,
+ * 3"). A counter, not a state: any thread may draw any element, in any order, on any device.
  * shaders/lib/rng.glsl computes the same words; base.h holds the definition both follow.
  * SPDX-License-Identifier: MIT */
 #include "base/base.h"
@@ -27,7 +27,8 @@ void rng_philox(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4]) {
 }
 
 static void words(rng_key k, uint64_t sample, uint64_t elem, uint32_t w[4]) {
-    const uint32_t ctr[4] = {(uint32_t)elem, (uint32_t)(elem >> 32), (uint32_t)sample, (uint32_t)(sample >> 32)};
+    const uint32_t ctr[4] = {(uint32_t)elem, (uint32_t)(elem >> 32), (uint32_t)sample,
+                             (uint32_t)(sample >> 32)};
     const uint32_t key[2] = {k.seed[0], k.seed[1] ^ k.stream};
     rng_philox(ctr, key, w);
 }

@@ -34,7 +34,7 @@ static void mark_wants(graph *g, tensor *const *wanted, int n) {
         node *nd = g->node[k];
         bool any = false;
         for (int i = 0; i < nd->n_in; i++) any |= node_wants(nd, i);
-        for (int i = 0; any && nd->op->backward && i < nd->n_out; i++) set_want(g, nd->out[i], true);
+        for (int i = 0; any && i < nd->n_out; i++) set_want(g, nd->out[i], true);
     }
 }
 

@@ -52,8 +52,7 @@ status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *byt
         st = io_fail(path, "read");
         goto out;
     }
-    /* One byte over the expected size shows the end in the same loop; pipes have size 0 and grow.
-     */
+    /* One byte over the expected size shows the end in the same loop; pipes have size 0, grow. */
     room = S_ISREG(s.st_mode) && (uint64_t)s.st_size <= max_bytes ? (size_t)s.st_size + 1
                                                                   : (size_t)4096;
     buf = mem_alloc(room + 1);
@@ -123,8 +122,8 @@ void file_map_close(file_map *m) {
 status file_out_open(const char *path, file_out *f) {
     *f = (file_out){.fd = -1};
     struct stat s;
-    if (stat(path, &s) == 0 &&
-        !S_ISREG(s.st_mode)) /* rename would replace a device node or a pipe */
+    /* rename would replace a device node or a pipe */
+    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode))
         return fail(E_IO, "%s: exists and is not a regular file: give another name", path);
     size_t n = strlen(path);
     f->path = mem_alloc(n + 1);

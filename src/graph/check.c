@@ -180,3 +180,18 @@ void plan_profile_print(plan *p) {
     for (int i = 0; i < n; i++)
         log_info("  %-18s %5d x %9.3f ms %5.1f %% %8.1f Gop/s", r[i].name, r[i].calls, r[i].ms, 100 * r[i].ms / total, r[i].work / r[i].ms / 1e6);
 }
+
+bool plan_op_time(const plan *p, const char *op, double *ms, double *work, double *bytes) {
+    bool any = false;
+    *ms = *work = *bytes = 0;
+    for (int i = 0; i < p->n_order && p->profiled; i++) {
+        const node *n = p->order[i];
+        if (strcmp(n->op->name, op) != 0) continue;
+        any = true;
+        *ms += p->node_ms[i];
+        *work += n->work;
+        for (int k = 0; k < n->n_in; k++) *bytes += n->in[k] ? (double)tensor_bytes(n->in[k]) : 0;
+        for (int k = 0; k < n->n_out; k++) *bytes += (double)tensor_bytes(n->out[k]);
+    }
+    return any;
+}

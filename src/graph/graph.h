@@ -135,6 +135,8 @@ status plan_run  (plan *p, bool (*cancelled)(void *), void *ctx); /* outputs are
 status plan_read (plan *p, const char *output, void *dst);        /* in the output's dtype */
 status plan_read_f32(plan *p, const char *output, float *dst);
 void   plan_profile_print(plan *p);                               /* per-op times of the last run (IMAGO_PROFILE) */
+/* Milliseconds and work of all nodes of one op in the last profiled run; false when there is none. */
+bool   plan_op_time(const plan *p, const char *op, double *ms, double *work, double *bytes);
 
 /* ---- plan cache: keyed by all that is baked in; least recently used plans are dropped ---- */
 typedef struct plan_cache plan_cache;

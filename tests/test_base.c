@@ -1,6 +1,5 @@
-/* test_base.c: base/: no device, no file formats. Half conversions are checked against ldexp and rint,
- * Philox against the known answers published with Random123.
- * SPDX-License-Identifier: MIT */
+/* test_base.c: base/: no device, no file formats. Half conversions are checked against ldexp and
+ * rint, Philox against the known answers published with Random123. SPDX-License-Identifier: MIT */
 #include "test.h"
 #include "base/dtype.h"
 
@@ -16,7 +15,8 @@ static double half_value(uint16_t h, int exponent_bits) {
     return e ? s * ldexp(1 + ldexp(m, -m_bits), e - bias) : s * ldexp(m, 1 - bias - m_bits);
 }
 
-/* x rounded to the format: to a multiple of the unit in the last place of its binade, ties to even. */
+/* x rounded to the format: to a multiple of the unit in the last place of its binade, ties to even.
+ */
 static double half_round(double x, int exponent_bits) {
     int m_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1, e;
     if (x == 0 || isinf(x) || isnan(x)) return x;
@@ -108,7 +108,8 @@ static void test_rng(void) {
     }
     double n = N, s = 5 / sqrt(n); /* five standard errors of a mean of unit variance */
     REQUIRE(fabs(sum / n) < s && fabs(sum2 / n - 1) < s * sqrt(2.0));
-    REQUIRE(fabs(sum4 / n - 3) < s * sqrt(96.0) && fabs(uniform / n - 0.5) < s && fabs(cross / n) < s);
+    REQUIRE(fabs(sum4 / n - 3) < s * sqrt(96.0) && fabs(uniform / n - 0.5) < s &&
+            fabs(cross / n) < s);
     /* The high words of the counter count: far elements and samples are other numbers. */
     REQUIRE(rng_normal(a, 3, 5) != rng_normal(a, 3, 5 + (1ull << 32)));
     REQUIRE(rng_normal(a, 3, 5) != rng_normal(a, 3 + (1ull << 32), 5));
@@ -136,7 +137,8 @@ static void test_status(void) {
     REQUIRE(strlen(error_backtrace()) < 10000);
     error_clear();
     REQUIRE(!*error_message() && !*error_backtrace());
-    for (int i = 0; i < STATUS_COUNT; i++) REQUIRE(strcmp(status_name((status)i), "unknown status"));
+    for (int i = 0; i < STATUS_COUNT; i++)
+        REQUIRE(strcmp(status_name((status)i), "unknown status"));
 }
 
 /* ---- memory ---- */
@@ -192,14 +194,16 @@ static void test_json(void) {
     REQUIRE_OK(json_parse(good, strlen(good), "good", &j));
     REQUIRE_EQ(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(j, "a")), 3);
     json_free(j);
-    static const char *const bad[] = {"", " ", "{", "[1,]x", "{\"a\":}", "nul", "\"", "\"\\", "[1] x", "{}{}", "{'a':1}"};
+    static const char *const bad[] = {"",   " ",    "{",     "[1,]x", "{\"a\":}", "nul",
+                                      "\"", "\"\\", "[1] x", "{}{}",  "{'a':1}"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) expect_bad(bad[i], strlen(bad[i]));
     expect_bad("[1, 2]", 4); /* the length rules, not what follows */
     char deep[2 * JSON_MAX_DEPTH + 4];
     for (int d = JSON_MAX_DEPTH; d <= JSON_MAX_DEPTH + 1; d++) {
         memset(deep, '[', (size_t)d);
         memset(deep + d, ']', (size_t)d);
-        if (d > JSON_MAX_DEPTH) expect_bad(deep, 2 * (size_t)d);
+        if (d > JSON_MAX_DEPTH)
+            expect_bad(deep, 2 * (size_t)d);
         else {
             REQUIRE_OK(json_parse(deep, 2 * (size_t)d, "deep", &j));
             json_free(j);

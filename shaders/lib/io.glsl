@@ -22,10 +22,13 @@ uint to_bits(float f) {
     }
     return packHalf2x16(vec2(f, 0.0)) & 0xffffu;
 }
-float from_T(uint16_t v) { return from_bits(uint(v)); }
-uint16_t to_T(float f) { return uint16_t(to_bits(f)); }
-vec4 from_T4(u16vec4 v) { uvec4 u = uvec4(v); return vec4(from_bits(u.x), from_bits(u.y), from_bits(u.z), from_bits(u.w)); }
-u16vec4 to_T4(vec4 f) { return u16vec4(uvec4(to_bits(f.x), to_bits(f.y), to_bits(f.z), to_bits(f.w))); }
+vec4 from_bits4(uvec4 u) { return vec4(from_bits(u.x), from_bits(u.y), from_bits(u.z), from_bits(u.w)); }
+uvec4 to_bits4(vec4 f) { return uvec4(to_bits(f.x), to_bits(f.y), to_bits(f.z), to_bits(f.w)); }
+/* Macros, so that no 16-bit value lives outside a buffer: that would need shaderInt16. */
+#define from_T(v)  from_bits(uint(v))
+#define to_T(f)    uint16_t(to_bits(f))
+#define from_T4(v) from_bits4(uvec4(v))
+#define to_T4(f)   u16vec4(to_bits4(f))
 #else
 #define T  float
 #define T2 vec2

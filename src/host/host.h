@@ -50,12 +50,22 @@ void host_parallel(host *h, int64_t n, int64_t grain, void (*body)(void *ctx, in
     }                                                                                              \
     static inline __attribute__((always_inline)) void name##_body params
 
+/* Element types into each other (f32, f16, bf16; also a plain copy), rounding to nearest even. The
+ * first uses the team, the second is for use inside a host_parallel body. */
+void host_convert(host *h, void *dst, dtype dst_type, const void *src, dtype src_type, int64_t n);
+void host_convert_serial(host_isa isa, void *dst, dtype dst_type, const void *src, dtype src_type, int64_t n);
+
+/* Runs return nothing: all that can be checked is checked at create. Should a kernel fail all the
+ * same (oneDNN short of memory), its output is zeroed and this is true once. */
+bool host_failed(host *h);
+
 /* ---- prepared heavy ops: create once per plan, run many times, thread team inside ----
  * host_prim is a compiled primitive for one shape. scratch_bytes(prim) of 64-byte aligned scratch is
  * given at every run. */
 typedef struct host_prim host_prim;
 void   host_prim_destroy(host_prim *p);
 size_t host_prim_scratch(const host_prim *p);
+const char *host_prim_impl(const host_prim *p); /* oneDNN's name of what it chose: logs, benches */
 size_t host_prim_packed(const host_prim *p);  /* bytes of the packed weight; 0 = takes it as it is */
 
 typedef enum host_act { ACT_NONE, ACT_SILU, ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_COUNT } host_act;

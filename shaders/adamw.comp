@@ -1,0 +1,44 @@
+// types: f32 h16
+// adamw: one step, see op/adamw.c. T is the type of the compute copy.
+// SPDX-License-Identifier: MIT
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "io.glsl"
+layout(local_size_x = 256) in;
+layout(constant_id = 1) const bool FACTOR = false;
+layout(constant_id = 2) const bool FOUND_INF = false;
+layout(constant_id = 3) const bool COPY = false;
+BUF_INOUT(0, float, p)
+BUF_IN(1, float, grad)
+BUF_INOUT(2, float, m)
+BUF_INOUT(3, float, v)
+BUF_IN(4, float, hyper) // lr, beta1, beta2, eps, weight_decay, step
+BUF_IN(5, float, factor)
+BUF_IN(6, uint, found_inf)
+BUF_OUT(7, T, copy)
+layout(push_constant) uniform push { uint n; };
+
+// 1 - beta^step. With beta near 1 the built-in log and pow lose all digits of it: log(beta) as
+// -2 atanh(z), z = (1 - beta) / (1 + beta), and Taylor for small exponents.
+float bias_correction(float beta, float steps) {
+    float z = (1.0 - beta) / (1.0 + beta), q = z * z;
+    float l = -2.0 * z * (1.0 + q * (1.0 / 3.0 + q * (1.0 / 5.0 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q * (1.0 / 11.0 + q / 13.0))))));
+    float e = steps * (beta < 0.5 ? log(beta) : l);
+    if (e < -0.5) return 1.0 - exp(e);
+    return -e * (1.0 + e / 2.0 * (1.0 + e / 3.0 * (1.0 + e / 4.0 * (1.0 + e / 5.0 * (1.0 + e / 6.0 * (1.0 + e / 7.0 * (1.0 + e / 8.0)))))));
+}
+
+void main() {
+    uint i = index_1d();
+    if (i >= n) return;
+    if (FOUND_INF && found_inf[0] != 0u) return;
+    float lr = hyper[0], b1 = hyper[1], b2 = hyper[2];
+    float g = grad[i] * (FACTOR ? factor[0] : 1.0);
+    float a = m[i] + (1.0 - b1) * (g - m[i]), b = b2 * v[i] + (1.0 - b2) * g * g;
+    float denom = sqrt(b) / sqrt(bias_correction(b2, hyper[5])) + hyper[3];
+    float w = p[i] * (1.0 - lr * hyper[4]) - lr / bias_correction(b1, hyper[5]) * a / denom;
+    m[i] = a;
+    v[i] = b;
+    p[i] = w;
+    if (COPY) copy[i] = to_T(w);
+}

@@ -1,92 +1,12 @@
 // types: f32 h16
-/* conv2d.comp: a convolution over NHWC as an implicit matmul, and its input gradient, which is one too.
- *   row m of A   pixel (n, y, x) of a grid [n, RH, RW] of destination pixels
- *   segment      tap (i, j): its k are the SC channels of source pixel (y*step + off_y(i), x*step + off_x(j))
- *   B            weights [kh, kw, SC, DC] (B_T: [kh, kw, DC, SC]; checkpoint order serves where kh = kw = 1)
- * forward: step = stride, off(i) = i - pad, every destination pixel in one grid.
- * input gradient: one dispatch per class (cy, cx) of destination pixels modulo the stride, since they see
- * the same taps: off(i) = (c + pad - i) / stride, and taps where that is no integer are skipped whole.
+/* conv2d.comp: see lib/conv2d_body.glsl.
  * SPDX-License-Identifier: MIT */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "io.glsl"
-
-BUF_IN(0, T, a)
-BUF_IN(0, T4, a4)
-BUF_IN(1, T, b)
-BUF_IN(1, T4, b4)
-BUF_IN(2, float, bias)
-BUF_IN(2, vec4, bias4)
-BUF_IN(3, T, residual)
-BUF_IN(3, T4, residual4)
-BUF_IN(3, float, residual_f)
-BUF_IN(3, vec4, residual4_f)
-BUF_OUT(4, T, y)
-BUF_OUT(4, T4, y4)
-BUF_OUT(4, float, y_f)
-BUF_OUT(4, vec4, y4_f)
-layout(push_constant) uniform push_block {
-    uint M, RH, RW;             /* destination pixels of this dispatch: M = N * RH * RW */
-    uint SH, SW, SC;            /* source image */
-    uint DH, DW, DC;            /* destination image */
-    uint KH, KW, stride, back;  /* back: 1 = input gradient */
-    int pad_t, pad_l, cy, cx;
-    uint tiles_m, tiles_n, splits; /* split s takes the taps [s, s + 1) * KH * KW / splits and writes f32 partial sums */
-};
-
-#define ROW ivec3
+#include "conv2d_io.glsl"
 #include "tile.glsl"
 #include "epilogue.glsl"
-
-int off_y, off_x;
-uint split, tap;
-
-uint rows() { return M; }
-uint cols() { return DC; }
-ivec3 a_row(uint m) {
-    uint p = m / RW;
-    int step = back == 1u ? 1 : int(stride);
-    return m < M ? ivec3(p / RH, int(p % RH) * step, int(m % RW) * step) : ivec3(0, -0x1000000, 0);
-}
-uint a_offset(ivec3 r) {
-    int sy = r.y + off_y, sx = r.z + off_x;
-    bool seen = sy >= 0 && sx >= 0 && sy < int(SH) && sx < int(SW);
-    return seen ? ((uint(r.x) * SH + uint(sy)) * SW + uint(sx)) * SC : NONE;
-}
-uint b_offset(uint n) { return tap * SC * DC + (B_T == 1u ? n * SC : n); }
-uint a_stride() { return 1u; }
-uint b_stride() { return B_T == 1u ? 1u : DC; }
-bool segment(uint s) {
-    tap = s;
-    seg_k0 = 0u;
-    seg_k1 = SC;
-    int i = int(s / KW), j = int(s % KW), d = int(stride);
-    if (back == 0u) {
-        off_y = i - pad_t;
-        off_x = j - pad_l;
-        return true;
-    }
-    int ty = cy + pad_t - i + d * int(KH), tx = cx + pad_l - j + d * int(KW); /* not negative: % is defined */
-    off_y = ty / d - int(KH);
-    off_x = tx / d - int(KW);
-    return ty % d == 0 && tx % d == 0;
-}
-void put(uint m, uint n, vec4 v) {
-    if (m < M && n < DC) {
-        uint at = m;
-        if (back == 1u) {
-            uint p = m / RW;
-            at = ((p / RH) * DH + (p % RH) * stride + uint(cy)) * DW + (m % RW) * stride + uint(cx);
-        }
-        epilogue(v, n, (split * M + at) * DC + n, DC - n);
-    }
-}
-
-void main() {
-    uint t = gl_WorkGroupID.y * 65535u + gl_WorkGroupID.x, mn = tiles_m * tiles_n, r = t % mn, taps = KH * KW;
-    split = t / mn;
-    if (split >= splits) return;
-    tile_run((r / tiles_n) * BM, (r % tiles_n) * BN, split * taps / splits, (split + 1u) * taps / splits);
-}
+#include "conv2d_body.glsl"

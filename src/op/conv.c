@@ -56,7 +56,7 @@ static status emit(gpu_cmd *c, const conv_geom *cg, bool back, dtype type, const
                       (uint32_t)cg->kh, (uint32_t)cg->kw, (uint32_t)cg->stride, back,
                       cg->pt, cg->pl, cy, cx, (uint32_t)tm, (uint32_t)tn, splits};
             gpu_dispatch_params p = {
-                .shader = "conv2d", .type = type, .n_bind = 5,
+                .shader = t->coopmat ? "conv2d_coopmat" : "conv2d", .type = type, .n_bind = 5,
                 .bind = {bind[0], bind[1], e->bias ? bind[2] : bind[0], e->residual ? bind[3] : bind[0], bind[4]},
                 .push = &push, .push_bytes = sizeof push, .work = conv_work(cg) / (classes * classes)};
             p.n_spec = gemm_spec(t, &f, e, p.spec);
@@ -119,7 +119,8 @@ status conv_prepare(prep *p, node *n, const conv_geom *cg, bool back, int w_in) 
     dtype type = n->in[w_in]->dtype;
     int64_t taps = cg->kh * cg->kw, pixels = dst_pixels(cg, back);
     tune_ctx ctx = {*cg, back};
-    gemm_job j = {.name = back ? "conv2d_bwd_x" : taps == 1 ? "conv2d_1x1" : "conv2d", .type = type, .form = form_of(cg, back),
+    gemm_job j = {.name = back ? "conv2d_bwd_x" : taps == 1 ? "conv2d_1x1" : "conv2d", .coopmat = "conv2d_coopmat",
+                  .type = type, .form = form_of(cg, back),
                   .m = pixels, .n = dst_c(cg, back), .k = src_c(cg, back) * taps, .batch = 1,
                   .size = tune_size, .emit = tune_emit, .ctx = &ctx};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));

@@ -139,10 +139,10 @@ static status emit_w(gpu_cmd *c, const conv_geom *cg, dtype type, const gemm_til
               (uint32_t)tm, (uint32_t)tn, splits};
     gemm_form f = {true, false, cg->o % 4 == 0, cg->i % 4 == 0};
     gemm_epilogue e = {.vec = cg->i % 4 == 0};
-    gpu_dispatch_params p = {.shader = "conv2d_bwd_w", .type = type, .bind = {bind[0], bind[1], bind[2]}, .n_bind = 3,
-                             .push = &push, .push_bytes = sizeof push, .work = conv_work(cg)};
-    gemm_spec(t, &f, &e, p.spec);
-    p.n_spec = 11;
+    gpu_dispatch_params p = {.shader = t->coopmat ? "conv2d_bwd_w_coopmat" : "conv2d_bwd_w", .type = type, .bind = {bind[0], bind[1], bind[2]}, .n_bind = 3,
+                              .push = &push, .push_bytes = sizeof push, .work = conv_work(cg)};
+    p.n_spec = gemm_spec(t, &f, &e, p.spec);
+    if (!t->coopmat) p.n_spec = 11;
     gpu_groups_1d((uint64_t)(tm * tn * cg->kh * cg->kw * splits), 1, p.groups);
     return gpu_dispatch_(c, &p);
 }
@@ -165,7 +165,7 @@ static status prepare_gpu_w(prep *p, node *n, const conv_geom *cg) {
     conv_geom timed = *cg;
     int64_t taps = cg->kh * cg->kw, pixels = cg->n * cg->oh * cg->ow;
     while (timed.n > 1 && conv_work(&timed) > 4e9) timed.n /= 2;
-    gemm_job j = {.name = "conv2d_bwd_w", .type = n->in[0]->dtype, .form = {true, false, cg->o % 4 == 0, cg->i % 4 == 0},
+    gemm_job j = {.name = "conv2d_bwd_w", .coopmat = "conv2d_bwd_w_coopmat", .type = n->in[0]->dtype, .form = {true, false, cg->o % 4 == 0, cg->i % 4 == 0},
                   .m = cg->o, .n = cg->i, .k = pixels, .batch = taps, .size = tune_size, .emit = tune_emit, .ctx = &timed};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));
     gp.splits = gemm_splits(&gp.tile, cg->o, cg->i, taps, pixels, cg->n * cg->oh);

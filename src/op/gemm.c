@@ -10,11 +10,15 @@ extern const op_info op_unary_bwd_info;
  * tm * tn4 * 4 sums; shared memory 2 * bk * (rows + 4 + cols) * 4 bytes. The order is part of the tuning
  * table kept on disk: append only. */
 static const gemm_tile gpu_tiles[] = {
-    {16, 16, 1, 8, 2, 8},   /* 128 x 128 */
-    {16, 16, 1, 4, 1, 16},  /*  64 x  64, 256 threads */
-    {16, 8, 1, 8, 2, 8},    /*  64 x 128 */
-    {8, 8, 1, 8, 2, 16},    /*  64 x  64, 64 threads */
-    {16, 4, 1, 4, 1, 16},   /*  16 x  64: few rows */
+    {16, 16, 1, 8, 2, 8, 0},   /* 128 x 128 */
+    {16, 16, 1, 4, 1, 16, 0},  /*  64 x  64, 256 threads */
+    {16, 8, 1, 8, 2, 8, 0},    /*  64 x 128 */
+    {8, 8, 1, 8, 2, 16, 0},    /*  64 x  64, 64 threads */
+    {16, 4, 1, 4, 1, 16, 0},   /*  16 x  64: few rows */
+    {0, 2, 2, 4, 4, 16, 16},   /* cooperative matrices (threads: 4 subgroups): 128 x 128 */
+    {0, 2, 2, 4, 4, 32, 16},
+    {0, 2, 2, 2, 2, 32, 16},   /*  64 x  64 */
+    {0, 2, 2, 4, 2, 32, 16},   /* 128 x  64 */
 };
 #define TUNE_FLOPS 4e9      /* a timed job is cut down to this: about 1 ms on a small GPU */
 #define TUNE_REPEATS 4
@@ -32,9 +36,19 @@ status gemm_plan_keep(node *n, const gemm_plan *p) {
     return OK;
 }
 
-static bool tile_fits(const gpu_caps *c, const gemm_tile *t) {
-    uint64_t shared = 2ull * t->bk * (uint64_t)(tile_rows(t) + 4 + tile_cols(t)) * 4;
-    return t->lx * t->ly <= c->max_workgroup_invocations && shared <= c->max_shared_bytes;
+/* Candidate i for this device and job; false when it cannot run there. */
+static bool candidate(const gpu_caps *c, const gemm_job *j, int i, gemm_tile *t) {
+    *t = gpu_tiles[i];
+    uint64_t rows = (uint64_t)tile_rows(t), cols = (uint64_t)tile_cols(t), bk = t->bk;
+    if (!t->coopmat)
+        return t->lx * t->ly <= c->max_workgroup_invocations && 2 * bk * (rows + 4 + cols) * 4 <= c->max_shared_bytes;
+    char name[64];
+    snprintf(name, sizeof name, "%s_h16", j->coopmat ? j->coopmat : "");
+    if (!j->coopmat || j->type != DT_F16 || !c->coopmat_f16 || !j->form.a_vec || !j->form.b_vec || j->n % 4 || !gpu_has_shader(name))
+        return false;
+    t->lx = 4 * c->subgroup_size;
+    uint64_t halves = (rows + 8) * (bk + 8) + (cols + 8) * (bk + 8);
+    return t->lx <= c->max_workgroup_invocations && 4 * halves + 4 * 16 * 16 * 4 <= c->max_shared_bytes;
 }
 
 /* On lavapipe (2 cores, 512 x 1024 x 512): 32 rows x 4 columns a lane 50 GFLOP/s in 0.15 s of compilation,
@@ -44,7 +58,7 @@ static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) 
     if (c->kind != GPU_SOFTWARE || (lanes != 4 && lanes != 8 && lanes != 16)) return false;
     double flops = 2.0 * (double)j->m * (double)j->n * (double)j->k * (double)j->batch;
     uint32_t rows = lanes == 16 || (flops > 1e9 && j->m > 32) ? 64 : 32;
-    *out = (gemm_tile){lanes, 1, 0, rows, 1, 4};
+    *out = (gemm_tile){lanes, 1, 0, rows, 1, 4, 0};
     return true;
 }
 
@@ -78,7 +92,7 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
              j->form.b_t ? 't' : 'n', j->form.a_vec, j->form.b_vec, size_class(j->m), size_class(j->n),
              size_class(j->k), size_class(j->batch));
     int choice = gpu_tune_get(d, key);
-    if (choice < 0 || choice >= (int)ARRAY_LEN(gpu_tiles)) {
+    if (choice < 0 || choice >= (int)ARRAY_LEN(gpu_tiles) || !candidate(caps, j, choice, out)) {
         double row = 2.0 * (double)j->n * (double)j->k, best = INFINITY;
         j->cap_m = MAX(MIN(j->m, (int64_t)(TUNE_FLOPS / row)), MIN(j->m, 128));
         j->size(j);
@@ -86,14 +100,14 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
         for (int i = 0; i < 3; i++) TRY(gpu_alloc(d, GPU_ACTIVATIONS, MAX(j->bytes[i], 256), &span[i]));
         for (int i = 0; i < (int)ARRAY_LEN(gpu_tiles); i++) {
             double s = 0;
-            if (!tile_fits(caps, &gpu_tiles[i])) continue;
-            TRY(time_tile(d, j, &gpu_tiles[i], span, &s));
+            if (!candidate(caps, j, i, out)) continue;
+            TRY(time_tile(d, j, out, span, &s));
             log_debug("tune %s: tile %d %.3f ms", key, i, s * 1e3 / TUNE_REPEATS);
             if (s < best) best = s, choice = i;
         }
         gpu_tune_set(d, key, choice);
+        candidate(caps, j, choice, out);
     }
-    *out = gpu_tiles[choice];
 out:
     for (int i = 0; i < 3; i++) gpu_free(d, span[i]);
     return st;
@@ -108,10 +122,11 @@ uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, in
 }
 
 int gemm_spec(const gemm_tile *t, const gemm_form *f, const gemm_epilogue *e, uint32_t spec[GPU_MAX_SPEC]) {
-    const uint32_t v[15] = {t->lx, t->ly, t->stage, t->tm, t->tn4, t->bk, f->a_t, f->b_t, f->a_vec, f->b_vec,
-                            e->vec, e->bias, e->residual, (uint32_t)e->act, e->f32};
+    const uint32_t v[16] = {t->lx, t->ly, t->stage, t->tm, t->tn4, t->bk, f->a_t, f->b_t,
+                            t->coopmat ? t->coopmat : f->a_vec, t->coopmat ? t->coopmat : f->b_vec,
+                            e->vec, e->bias, e->residual, (uint32_t)e->act, e->f32, t->coopmat};
     memcpy(spec, v, sizeof v);
-    return 15;
+    return t->coopmat ? 16 : 15;
 }
 
 status gemm_reduce(gpu_cmd *c, dtype type, const gemm_epilogue *e, gpu_span part, gpu_span bias, gpu_span residual,

@@ -4,22 +4,26 @@
 #pragma once
 #include "op/op.h"
 
-typedef struct gemm_tile { uint32_t lx, ly, stage, tm, tn4, bk; } gemm_tile; /* constants 1..6 of tile.glsl */
-static inline int64_t tile_rows(const gemm_tile *t) { return (int64_t)t->tm * t->ly; }
-static inline int64_t tile_cols(const gemm_tile *t) { return 4 * (int64_t)t->tn4 * t->lx; }
+/* Constants 1..6 of tile.glsl. With coopmat (the side of a fragment; 0 = none) those of coopmat.glsl: threads,
+ * subgroups down and across, fragments of a subgroup down and across, depth. */
+typedef struct gemm_tile { uint32_t lx, ly, stage, tm, tn4, bk, coopmat; } gemm_tile;
+static inline int64_t tile_rows(const gemm_tile *t) { return (int64_t)t->tm * t->ly * MAX(t->coopmat, 1u); }
+static inline int64_t tile_cols(const gemm_tile *t) {
+    return t->coopmat ? (int64_t)t->stage * t->tn4 * t->coopmat : 4 * (int64_t)t->tn4 * t->lx;
+}
 
 /* The operands as the shader walks them. a_t: vectors of A run along m; b_t: vectors of B run along k.
  * a_vec, b_vec: every vector is aligned and wholly inside or outside. */
 typedef struct gemm_form { bool a_t, b_t, a_vec, b_vec; } gemm_form;
 
 /* How one node is dispatched; made in prepare, read in encode. splits: parts of the sum, added by split_reduce. */
-typedef struct gemm_plan { gemm_tile tile; uint32_t splits; bool coopmat; uint64_t part_offset; } gemm_plan;
+typedef struct gemm_plan { gemm_tile tile; uint32_t splits; uint64_t part_offset; } gemm_plan;
 
 /* Times the tiles a GPU can choose from on a job of the caller's, once per device and size class, and
  * remembers the best; software drivers have a fixed answer. emit appends the job with the given tile, on
  * scratch spans of the given sizes whose contents do not matter. */
 typedef struct gemm_job {
-    const char *name; dtype type; gemm_form form; int64_t m, n, k, batch; /* as they are: the size class */
+    const char *name, *coopmat; dtype type;              /* coopmat: that variant's stem, NULL = none fits */ gemm_form form; int64_t m, n, k, batch; /* as they are: the size class */
     int64_t cap_m;                                        /* rows of the timed job: 0 = m; set by gemm_choose for emit */
     uint64_t bytes[3];                                    /* a, b, y of the timed job at cap_m rows, from size() */
     void   (*size)(struct gemm_job *j);
@@ -33,7 +37,7 @@ uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, in
 
 /* What follows the product. */
 typedef struct gemm_epilogue { bool vec, bias, residual, f32; host_act act; } gemm_epilogue;
-/* Fills constants 1..15 for tile.glsl + epilogue.glsl; returns how many. */
+/* Fills the constants of tile.glsl or coopmat.glsl, and of epilogue.glsl; returns how many. */
 int gemm_spec(const gemm_tile *t, const gemm_form *f, const gemm_epilogue *e, uint32_t spec[GPU_MAX_SPEC]);
 /* Adds the partial sums [splits, taps, count] of `part` into y [count, taps] with rows of n. bias, residual may be zero spans. */
 status gemm_reduce(gpu_cmd *c, dtype type, const gemm_epilogue *e, gpu_span part, gpu_span bias, gpu_span residual,

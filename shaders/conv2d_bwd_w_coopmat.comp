@@ -1,0 +1,14 @@
+// types: h16 needs: coopmat
+/* conv2d_bwd_w_coopmat.comp: conv2d_bwd_w on cooperative matrices: f16 operands, f32 sums. See lib/conv2d_bwd_w_body.glsl.
+ * SPDX-License-Identifier: MIT */
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_shader_subgroup_basic : require
+#include "io.glsl"
+#include "conv2d_bwd_w_io.glsl"
+#include "coopmat.glsl"
+#include "conv2d_bwd_w_body.glsl"

@@ -469,7 +469,7 @@ int main(int argc, char **argv) {
     }
     device_set_checks(dev, (device_checks){.guard = true});
     for (int i = 0; i < op_all.n; i++)
-        if (chosen(op_all.info[i]->name, argc, argv)) run_op(op_all.info[i], ref, dev, big);
+        if (op_all.info[i] && chosen(op_all.info[i]->name, argc, argv)) run_op(op_all.info[i], ref, dev, big);
     if (device_validation_errors(dev)) {
         printf("FAIL %d messages of the validation layer\n", device_validation_errors(dev));
         g_failures++;

@@ -33,7 +33,7 @@ bool    shape_equal(const shape *a, const shape *b);
 const char *shape_text(const shape *s, char buf[96]);   /* "[2, 64, 64, 320]" */
 
 /* ---- devices ---- */
-typedef struct device_desc { char id[16]; bool is_cpu; const gpu_caps *gpu; const host_caps *host; bool auto_pick; } device_desc;
+typedef struct device_desc { char id[24]; bool is_cpu; const gpu_caps *gpu; const host_caps *host; bool auto_pick; } device_desc;
 typedef struct device_params {
     const char *name;          /* auto | cpu | vulkan | vulkan:N | ref (every op by its plain-C meaning: tests) */
     const char *cache_dir;     /* pipeline cache and tuning table; NULL = none */

@@ -11,7 +11,7 @@ typedef struct act_chunk { uint64_t bytes; void *data; gpu_span span; } act_chun
 
 struct device {
     op_table ops;
-    char id[16], cache_dir[512];
+    char id[24];
     bool ref;                             /* every op by its ref */
     gpu_instance *instance; gpu *gpu;     /* vulkan */
     host *host;                           /* cpu, ref */

@@ -1,6 +1,21 @@
 # Compiles every shaders/*.comp with glslc to SPIR-V words and writes one C table of all of them.
 # A shader whose first line says "needs: coopmat" is compiled where glslc knows GL_KHR_cooperative_matrix;
 # elsewhere its words come from shaders/prebuilt/ (see prebuilt/README.md).
+
+# sha256 over a shader and the lib/ files it includes, in order of their #include lines, which do not nest:
+# what `cat shader lib/...glsl | sha256sum` gives.
+function(imago_shader_sha src out)
+  file(READ ${src} text)
+  string(REGEX MATCHALL "#include \"[a-z0-9_.]+\"" includes "${text}")
+  foreach(i ${includes})
+    string(REGEX REPLACE "#include \"(.*)\"" "\\1" i ${i})
+    file(READ ${CMAKE_SOURCE_DIR}/shaders/lib/${i} part)
+    string(APPEND text "${part}")
+  endforeach()
+  string(SHA256 sha "${text}")
+  set(${out} ${sha} PARENT_SCOPE)
+endfunction()
+
 function(imago_shaders out)
   set(dir ${CMAKE_BINARY_DIR}/spirv)
   file(MAKE_DIRECTORY ${dir})
@@ -42,10 +57,11 @@ function(imago_shaders out)
           message(STATUS "shader ${name}: glslc lacks GL_KHR_cooperative_matrix and there is no prebuilt copy; left out")
           continue()
         endif()
-        file(SHA256 ${src} sha)
+        imago_shader_sha(${src} sha)
+        set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${src} ${SHADER_LIB} ${pre})
         file(STRINGS ${pre} line LIMIT_COUNT 1)
         if(NOT line MATCHES "${sha}")
-          message(FATAL_ERROR "${pre} was not built from this ${stem}.comp (sha256 differs): run shaders/prebuilt/make.sh")
+          message(FATAL_ERROR "${pre} was not built from this ${stem}.comp and its lib files (sha256 differs): run shaders/prebuilt/make.sh")
         endif()
         set(inc ${pre})
       else()

@@ -28,3 +28,8 @@
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
+
+/* Debug builds open Vulkan devices with the validation layer, whose messages are failures. */
+#ifndef TEST_VALIDATION
+#define TEST_VALIDATION false
+#endif

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include "file/file.h"
 #include "op/op.h"
+#include "test.h"
 #include <math.h>
 #include <stdio.h>
 
@@ -188,12 +189,13 @@ int main(int argc, char **argv) {
     device *dev = NULL;
     safetensors *f = NULL;
     if (argc < 2) return printf("usage: test_golden_ops GOLDEN [device]\n"), 2;
-    status st = device_open(&op_all, &(device_params){.name = argc > 2 ? argv[2] : "cpu"}, &dev);
+    status st = device_open(&op_all, &(device_params){.name = argc > 2 ? argv[2] : "cpu", .validation = TEST_VALIDATION}, &dev);
     if (st != OK) return printf("skipped: %s\n", error_message()), st == E_UNSUPPORTED ? 77 : 1;
     if (safetensors_open(argv[1], &f) != OK) return printf("FAIL %s\n", error_message()), 1;
     for (size_t i = 0; i < ARRAY_LEN(fixtures); i++)
         if (run(&fixtures[i], f, dev) != OK) g_failures++, printf("FAIL %s: %s\n", fixtures[i].name, error_message());
     if (run_adamw(f, dev) != OK) g_failures++, printf("FAIL adamw: %s\n", error_message());
+    if (device_validation_errors(dev)) g_failures++, printf("FAIL the validation layer has complaints\n");
     printf("%zu op fixtures by PyTorch on %s: %d failures\n", ARRAY_LEN(fixtures) + 1, device_id(dev), g_failures);
     safetensors_close(f);
     device_close(dev);

@@ -240,7 +240,7 @@ static void test_fault_ring(void) {
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "cpu";
-    status st = device_open(&op_all, &(device_params){.name = name}, &dev);
+    status st = device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION}, &dev);
     if (st != OK) return printf("skipped: %s\n", error_message()), st == E_UNSUPPORTED ? 77 : 1;
     test_replay_overwrites();
     test_scalars_change();
@@ -252,6 +252,7 @@ int main(int argc, char **argv) {
     test_arrays();
     test_cache();
     test_fault_ring();
+    REQUIRE_EQ(device_validation_errors(dev), 0);
     device_close(dev);
     REQUIRE(mem_live() == 0);
     printf("test_graph on %s: passed\n", name);

@@ -5,6 +5,7 @@
  * usage: test_ops [--device cpu|vulkan] [--big] [--list] [op ...]       exit 77: no such device
  * SPDX-License-Identifier: MIT */
 #include "op/op.h"
+#include "test.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -301,11 +302,8 @@ static status write_probe(bench *b, const run_case *r, int k, int64_t at, double
 
 static status write_seeds(bench *b, const run_case *r, dtype type, double **r_value) {
     status st = OK;
-    tensor *unused = NULL;
-    (void)unused;
-    double one = 1;
     uint64_t cell = 0;
-    dtype_store(&cell, dtype_acc(type), 0, one);
+    dtype_store(&cell, dtype_acc(type), 0, 1);
     TRY(plan_write(b->p, "seed", &cell));
     /* r: the same numbers for both runs, quantised to the type under test */
     input_spec rs = {.lo = -1, .hi = 1};
@@ -453,15 +451,14 @@ static bool chosen(const char *name, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     const char *name = "cpu";
-    bool big = false, validation = false;
+    bool big = false;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) name = argv[i + 1];
         if (strcmp(argv[i], "--big") == 0) big = true;
-        if (strcmp(argv[i], "--validation") == 0) validation = true;
     }
     device *ref = NULL, *dev = NULL;
     status st = device_open(&op_all, &(device_params){.name = "ref"}, &ref);
-    if (st == OK) st = device_open(&op_all, &(device_params){.name = name, .validation = validation}, &dev);
+    if (st == OK) st = device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION}, &dev);
     if (st != OK) {
         printf("skipped: %s\n", error_message());
         device_close(ref);

@@ -5,6 +5,7 @@
 #include "family/unet.h"
 #include "file/file.h"
 #include "train/train.h"
+#include "test.h"
 #include <math.h>
 #include <stdio.h>
 
@@ -143,7 +144,7 @@ int main(int argc, char **argv) {
     safetensors *f = NULL;
     const char *name = argc > 2 ? argv[2] : "cpu";
     if (argc < 2) return printf("usage: test_train GOLDEN [device]\n"), 2;
-    if (device_open(&op_all, &(device_params){.name = name}, &dev) != OK) return printf("skipped: %s\n", error_message()), 77;
+    if (device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION}, &dev) != OK) return printf("skipped: %s\n", error_message()), 77;
     CHECK(safetensors_open(argv[1], &f) == OK, "%s", error_message());
     for (int lora = 0; f && lora < 2; lora++) {
         run r[2] = {{0}, {0}};
@@ -166,6 +167,7 @@ int main(int argc, char **argv) {
                (double)r[0].loss[0], (double)r[0].loss[9], (double)want[9], (double)r[0].bytes / 1e6, (double)r[1].bytes / 1e6);
     }
     safetensors_close(f);
+    CHECK(device_validation_errors(dev) == 0, "the validation layer has complaints");
     device_close(dev);
     CHECK(mem_live() == 0, "%lld blocks leaked", (long long)mem_live());
     return g_failures ? 1 : 0;

@@ -21,7 +21,7 @@
 layout(constant_id = 1) const uint LX = 8u;
 layout(constant_id = 2) const uint LY = 1u;
 layout(constant_id = 3) const uint STAGE = 0u;
-layout(constant_id = 4) const uint TM = 32u;   /* STAGE 0: a multiple of 4 LX where A_T, else of LX; STAGE 1: of 4 */
+layout(constant_id = 4) const uint TM = 32u;   /* a multiple of 4; STAGE 0: and of LX */
 layout(constant_id = 5) const uint TN4 = 1u;
 layout(constant_id = 6) const uint BK = 4u;
 layout(constant_id = 7) const uint A_T = 0u;   /* 1: vectors of A run along m, 0: along k */
@@ -57,8 +57,8 @@ vec4 va[NA], vb[NB];
 /* The piece of the panel that vector i of this thread is: x = its row or column, y = its k. */
 uvec2 slot_a(uint i) {
     if (STAGE == 0u) {
-        uint lane = gl_SubgroupInvocationID;
-        return A_T == 1u ? uvec2((i / 4u) * 4u * LX + 4u * lane, i % 4u) : uvec2(i * LX + lane, 0u);
+        uint id = i * LX + gl_SubgroupInvocationID;
+        return A_T == 1u ? uvec2(id % (TM / 4u) * 4u, id / (TM / 4u)) : uvec2(id, 0u);
     }
     uint id = gl_LocalInvocationIndex + i * LX * LY;
     return A_T == 1u ? uvec2((id % (BM / 4u)) * 4u, id / (BM / 4u)) : uvec2(id / (BK / 4u), (id % (BK / 4u)) * 4u);
@@ -129,8 +129,8 @@ void store_panels(uint buf) {
 void multiply_lanes() {
     [[unroll]] for (uint r = 0u; r < TM; r++)
         [[unroll]] for (uint kk = 0u; kk < 4u; kk++) {
-            float x = A_T == 1u ? subgroupShuffle(va[(r / (4u * LX)) * 4u + kk][r % 4u], (r / 4u) % LX)
-                                : subgroupShuffle(va[r / LX][kk], r % LX);
+            uint id = A_T == 1u ? kk * (TM / 4u) + r / 4u : r;  /* see slot_a */
+            float x = subgroupShuffle(va[id / LX][A_T == 1u ? r % 4u : kk], id % LX);
             [[unroll]] for (uint j = 0u; j < TN4; j++) {
                 vec4 y = B_T == 1u ? vec4(vb[j * 4u][kk], vb[j * 4u + 1u][kk], vb[j * 4u + 2u][kk], vb[j * 4u + 3u][kk])
                                    : vb[j * 4u + kk];

@@ -51,13 +51,13 @@ static bool candidate(const gpu_caps *c, const gemm_job *j, int i, gemm_tile *t)
     return t->lx <= c->max_workgroup_invocations && 4 * halves + 4 * 16 * 16 * 4 <= c->max_shared_bytes;
 }
 
-/* On lavapipe (2 cores, 512 x 1024 x 512): 32 rows x 4 columns a lane 50 GFLOP/s in 0.15 s of compilation,
- * 64 x 4: 58 in 0.33 s, 64 x 8: 65 in 0.95 s, 16 x 4: 40 in 0.09 s. */
+/* On lavapipe (2 cores, 512 x 1024 x 512, 4 columns a lane): 64 rows 58 GFLOP/s, 0.35-1.0 s of compilation;
+ * 32 rows 50, 0.2-0.6 s; 8 rows 20, 0.1-0.2 s, which is what counts in small products. */
 static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) {
     uint32_t lanes = c->subgroup_size;
     if (c->kind != GPU_SOFTWARE || (lanes != 4 && lanes != 8 && lanes != 16)) return false;
     double flops = 2.0 * (double)j->m * (double)j->n * (double)j->k * (double)j->batch;
-    uint32_t rows = lanes == 16 || (flops > 1e9 && j->m > 32) ? 64 : 32;
+    uint32_t rows = flops < 1e7 || j->m <= 8 ? MAX(lanes, 8) : flops < 1e9 || j->m <= 32 ? 32 : 64;
     *out = (gemm_tile){lanes, 1, 0, rows, 1, 4, 0};
     return true;
 }

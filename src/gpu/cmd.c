@@ -313,9 +313,9 @@ status gpu_cmd_mark(gpu_cmd *c, const char *label, uint32_t id) {
     status st = OK;
     (void)id;
     TRY(buffer_begin(c));
-    if (c->d->instance->messenger && label) {
+    if (c->d->instance->insert_label && label) {
         VkDebugUtilsLabelEXT text = {.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_LABEL_EXT, .pLabelName = label};
-        vkCmdInsertDebugUtilsLabelEXT(open_buffer(c), &text);
+        c->d->instance->insert_label(open_buffer(c), &text);
     }
     if (!c->d->caps.timestamps) return OK;
     TRY(gpu_cmd_timestamp(c, c->n_marks));

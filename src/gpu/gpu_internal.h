@@ -80,6 +80,8 @@ struct gpu_instance {
     VkInstance handle;
     bool validation;
     VkDebugUtilsMessengerEXT messenger;
+    PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger; /* not volk's: those follow the last instance opened */
+    PFN_vkCmdInsertDebugUtilsLabelEXT insert_label;        /* NULL without validation */
     atomic_int errors;               /* validation errors and warnings so far */
     int n;
     gpu_physical *dev;

@@ -137,7 +137,16 @@ static status create_instance(gpu_instance *i) {
                     "(mesa-vulkan-drivers)");
     if (r != VK_SUCCESS) TRY(gpu_vk_fail(r, "vkCreateInstance"));
     volkLoadInstanceOnly(i->handle);
-    if (i->validation) VK(vkCreateDebugUtilsMessengerEXT(i->handle, &messenger, NULL, &i->messenger));
+    if (i->validation) {
+        PFN_vkCreateDebugUtilsMessengerEXT create =
+            (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(i->handle, "vkCreateDebugUtilsMessengerEXT");
+        i->destroy_messenger =
+            (PFN_vkDestroyDebugUtilsMessengerEXT)vkGetInstanceProcAddr(i->handle, "vkDestroyDebugUtilsMessengerEXT");
+        i->insert_label =
+            (PFN_vkCmdInsertDebugUtilsLabelEXT)vkGetInstanceProcAddr(i->handle, "vkCmdInsertDebugUtilsLabelEXT");
+        if (!create || !i->destroy_messenger) TRY(gpu_vk_fail(VK_ERROR_EXTENSION_NOT_PRESENT, "vkCreateDebugUtilsMessengerEXT"));
+        VK(create(i->handle, &messenger, NULL, &i->messenger));
+    }
 out:
     return st;
 }
@@ -185,7 +194,7 @@ out:
 
 void gpu_instance_close(gpu_instance *i) {
     if (!i) return;
-    if (i->messenger) vkDestroyDebugUtilsMessengerEXT(i->handle, i->messenger, NULL);
+    if (i->messenger) i->destroy_messenger(i->handle, i->messenger, NULL);
     if (i->handle) vkDestroyInstance(i->handle, NULL);
     mem_free(i->dev);
     mem_free(i);

@@ -35,6 +35,18 @@ static status check(const host_conv_desc *d) {
     return OK;
 }
 
+/* Is there a kernel column that meets the image in no window? oneDNN 2.6.3's AMX weight gradient
+ * then leaves its element undefined if there is a stride. */
+static bool idle_column(const host_conv_desc *d) {
+    for (int64_t v = 0; v < d->kw; v++) {
+        int64_t c = 0;
+        while (c < d->ow && (c * d->stride + v < d->pad_l || c * d->stride + v >= d->pad_l + d->w))
+            c++;
+        if (c == d->ow) return true;
+    }
+    return false;
+}
+
 status host_conv_create(host *h, const host_conv_desc *d, host_prim **out) {
     *out = NULL;
     status st = check(d);
@@ -54,6 +66,7 @@ status host_conv_create(host *h, const host_conv_desc *d, host_prim **out) {
     if (d->kind == HOST_CONV_BWD_W) {
         s.y = weight(d->o, d->i, d->kh, d->kw, DT_F32);
         s.y_any = true;
+        s.wide = d->stride > 1 && idle_column(d);
     } else {
         s.b = weight(d->o, d->i, d->kh, d->kw, d->type);
         s.b_any = true;

@@ -35,6 +35,7 @@ struct host_prim {
     operand a, b, y, residual;
     reorder b_in, y_out;
     bool packed_b;
+    bool add_residual;       /* by us, after oneDNN */
     int64_t b_blocked_count; /* elements of b in oneDNN's layout, its padding included */
     size_t y_blocked_bytes;
     size_t pad, scratch;     /* offset of oneDNN's own scratchpad; all bytes */
@@ -100,6 +101,12 @@ static dnnl_status_t attr_deterministic(dnnl_primitive_attr_t attr) {
 }
 #endif
 
+static const char *impl_name(const_dnnl_primitive_desc_t pd) {
+    const char *name = NULL;
+    dnnl_status_t r = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
+    return r == dnnl_success && name ? name : "";
+}
+
 /* The descriptors of one primitive while it is made. */
 typedef struct mds {
     dn_md a, b, y, bias, residual;
@@ -111,13 +118,36 @@ static void mds_fini(mds *m) {
     md_fini(&m->hint_w), md_fini(&m->hint_y);
 }
 
+/* Kernels that give wrong results, found by tests/test_host.c; the next implementation is taken.
+ *   jit_1x1:avx2, version 2.6.3: weight gradient of a 1x1 convolution with stride, over NHWC. */
+static bool known_bad(const dn_spec *s, const_dnnl_primitive_desc_t pd) {
+    const char *impl = impl_name(pd);
+    return s->kind == DN_CONV_BWD_W && s->stride[1] > 1 && strstr(impl, "1x1:avx2");
+}
+
 /* ---- two generations: primitive descriptors ---- */
 #if DNNL_VERSION_MAJOR < 3
-static dnnl_status_t pd_matmul(dnnl_primitive_desc_t *pd, const host *h, const mds *m, bool bias,
-                               dnnl_primitive_attr_t attr) {
+static dnnl_status_t first_good(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s,
+                                const_dnnl_op_desc_t d, dnnl_primitive_attr_t attr,
+                                dnnl_primitive_desc_t hint) {
+    dnnl_primitive_desc_iterator_t it = NULL;
+    dnnl_status_t r = dnnl_primitive_desc_iterator_create(&it, d, attr, h->engine, hint);
+    while (r == dnnl_success) {
+        *pd = dnnl_primitive_desc_iterator_fetch(it);
+        if (!*pd) r = dnnl_out_of_memory;
+        if (!*pd || !known_bad(s, *pd)) break;
+        dnnl_primitive_desc_destroy(*pd);
+        *pd = NULL;
+        r = dnnl_primitive_desc_iterator_next(it);
+    }
+    if (it) dnnl_primitive_desc_iterator_destroy(it);
+    return r == dnnl_iterator_ends ? dnnl_unimplemented : r;
+}
+static dnnl_status_t pd_matmul(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s,
+                               const mds *m, dnnl_primitive_attr_t attr) {
     dnnl_matmul_desc_t d;
-    dnnl_status_t r = dnnl_matmul_desc_init(&d, &m->a, &m->b, bias ? &m->bias : NULL, &m->y);
-    return r != dnnl_success ? r : dnnl_primitive_desc_create(pd, &d, attr, h->engine, NULL);
+    dnnl_status_t r = dnnl_matmul_desc_init(&d, &m->a, &m->b, s->bias.nd ? &m->bias : NULL, &m->y);
+    return r != dnnl_success ? r : first_good(pd, h, s, &d, attr, NULL);
 }
 static dnnl_status_t pd_forward(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s, dn_ref x,
                                 dn_ref w, dn_ref bias, dn_ref y, dnnl_prop_kind_t prop,
@@ -126,7 +156,7 @@ static dnnl_status_t pd_forward(dnnl_primitive_desc_t *pd, const host *h, const 
     dnnl_status_t r =
         dnnl_convolution_forward_desc_init(&d, prop, dnnl_convolution_direct, x, w, bias, y,
                                            s->stride, s->pad_l, s->pad_r);
-    return r != dnnl_success ? r : dnnl_primitive_desc_create(pd, &d, attr, h->engine, NULL);
+    return r != dnnl_success ? r : first_good(pd, h, s, &d, attr, NULL);
 }
 static dnnl_status_t pd_backward(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s,
                                  const mds *m, dnnl_primitive_attr_t attr,
@@ -139,32 +169,40 @@ static dnnl_status_t pd_backward(dnnl_primitive_desc_t *pd, const host *h, const
             : dnnl_convolution_backward_weights_desc_init(&d, dnnl_convolution_direct, &m->a, &m->y,
                                                           NULL, &m->b, s->stride, s->pad_l,
                                                           s->pad_r);
-    return r != dnnl_success ? r : dnnl_primitive_desc_create(pd, &d, attr, h->engine, hint);
+    return r != dnnl_success ? r : first_good(pd, h, s, &d, attr, hint);
 }
 #else
 static const dnnl_dims_t no_dilation;
-static dnnl_status_t pd_matmul(dnnl_primitive_desc_t *pd, const host *h, const mds *m, bool bias,
-                               dnnl_primitive_attr_t attr) {
-    return dnnl_matmul_primitive_desc_create(pd, h->engine, m->a, m->b, bias ? m->bias : NULL, m->y,
-                                             attr);
+static dnnl_status_t skip_bad(dnnl_primitive_desc_t pd, const dn_spec *s, dnnl_status_t r) {
+    while (r == dnnl_success && known_bad(s, pd)) r = dnnl_primitive_desc_next_impl(pd);
+    return r == dnnl_last_impl_reached ? dnnl_unimplemented : r;
+}
+static dnnl_status_t pd_matmul(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s,
+                               const mds *m, dnnl_primitive_attr_t attr) {
+    dnnl_status_t r = dnnl_matmul_primitive_desc_create(
+        pd, h->engine, m->a, m->b, s->bias.nd ? m->bias : NULL, m->y, attr);
+    return skip_bad(*pd, s, r);
 }
 static dnnl_status_t pd_forward(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s, dn_ref x,
                                 dn_ref w, dn_ref bias, dn_ref y, dnnl_prop_kind_t prop,
                                 dnnl_primitive_attr_t attr) {
-    return dnnl_convolution_forward_primitive_desc_create(
+    dnnl_status_t r = dnnl_convolution_forward_primitive_desc_create(
         pd, h->engine, prop, dnnl_convolution_direct, x, w, bias, y, s->stride, no_dilation,
         s->pad_l, s->pad_r, attr);
+    return skip_bad(*pd, s, r);
 }
 static dnnl_status_t pd_backward(dnnl_primitive_desc_t *pd, const host *h, const dn_spec *s,
                                  const mds *m, dnnl_primitive_attr_t attr,
                                  dnnl_primitive_desc_t hint) {
-    if (s->kind == DN_CONV_BWD_X)
-        return dnnl_convolution_backward_data_primitive_desc_create(
-            pd, h->engine, dnnl_convolution_direct, m->y, m->b, m->a, s->stride, no_dilation,
-            s->pad_l, s->pad_r, hint, attr);
-    return dnnl_convolution_backward_weights_primitive_desc_create(
-        pd, h->engine, dnnl_convolution_direct, m->a, m->y, NULL, m->b, s->stride, no_dilation,
-        s->pad_l, s->pad_r, hint, attr);
+    dnnl_status_t r =
+        s->kind == DN_CONV_BWD_X
+            ? dnnl_convolution_backward_data_primitive_desc_create(
+                  pd, h->engine, dnnl_convolution_direct, m->y, m->b, m->a, s->stride, no_dilation,
+                  s->pad_l, s->pad_r, hint, attr)
+            : dnnl_convolution_backward_weights_primitive_desc_create(
+                  pd, h->engine, dnnl_convolution_direct, m->a, m->y, NULL, m->b, s->stride,
+                  no_dilation, s->pad_l, s->pad_r, hint, attr);
+    return skip_bad(*pd, s, r);
 }
 #endif
 
@@ -197,6 +235,7 @@ out:
     return st;
 }
 
+/* Descriptors are made anew by each try. */
 static status make_pd(host *h, const dn_spec *s, const host_prim *p, mds *m,
                       dnnl_primitive_desc_t *pd) {
     status st = OK;
@@ -209,7 +248,7 @@ static status make_pd(host *h, const dn_spec *s, const host_prim *p, mds *m,
     if (s->residual) DN(md_init(&m->residual, &s->y, p->y.work, false));
     TRY(make_attr(s, m, &attr));
     switch (s->kind) {
-    case DN_MATMUL: DN(pd_matmul(pd, h, m, s->bias.nd != 0, attr)); break;
+    case DN_MATMUL: DN(pd_matmul(pd, h, s, m, attr)); break;
     case DN_CONV_FWD:
         DN(pd_forward(pd, h, s, REF(m->a), REF(m->b), s->bias.nd ? REF(m->bias) : NULL, REF(m->y),
                       dnnl_forward_inference, attr));
@@ -289,7 +328,7 @@ static int64_t layout_count(const dn_layout *l) {
 /* f16 and bf16 are computed in f32 unless the CPU multiplies bf16. y of a bf16 product is written by
  * oneDNN as f32 or bf16. */
 static void choose_types(const host *h, const dn_spec *s, host_prim *p) {
-    bool bf16 = h->caps.fast_bf16 && s->a.type == DT_BF16 && s->b.type == DT_BF16;
+    bool bf16 = h->caps.fast_bf16 && !s->wide && s->a.type == DT_BF16 && s->b.type == DT_BF16;
     dtype work = bf16 ? DT_BF16 : DT_F32;
     p->a = (operand){.user = s->a.type, .work = work, .count = layout_count(&s->a)};
     p->b = (operand){.user = s->b.type, .work = work, .count = layout_count(&s->b)};
@@ -361,9 +400,7 @@ static status finish(host *h, const dn_spec *s, host_prim *p, const mds *m,
     TRY(make_reorder(h, REF(y_plain), y, false, &p->y_out, &pad_bytes));
     p->b_blocked_count = (int64_t)(dnnl_memory_desc_get_size(b) / dtype_bytes(p->b.work));
     p->y_blocked_bytes = dnnl_memory_desc_get_size(y);
-    const char *impl = NULL;
-    DN(dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl));
-    snprintf(p->impl, sizeof p->impl, "%s", impl ? impl : "");
+    snprintf(p->impl, sizeof p->impl, "%s", impl_name(pd));
     DN(dnnl_primitive_create(&p->main, pd));
     lay_out_scratch(p, s->residual, pad_bytes);
 out:
@@ -382,7 +419,19 @@ status dn_prim_create(host *h, const dn_spec *s, host_prim **out) {
     omp_set_num_threads(h->caps.threads); /* kernels split their work when they are made */
     choose_types(h, s, p);
     TRY(make_pd(h, s, p, &m, &pd));
-    TRY(finish(h, s, p, &m, pd));
+    dn_spec t = *s;
+    if (s->residual && (strstr(impl_name(pd), "gemm") || strstr(impl_name(pd), "ref"))) {
+        /* These add a second operand slowly, and for convolutions of version 2.6.3 wrongly. */
+        dnnl_primitive_desc_destroy(pd);
+        pd = NULL;
+        mds_fini(&m);
+        memset(&m, 0, sizeof m);
+        t.residual = false;
+        p->add_residual = true;
+        p->y.work = DT_F32; /* so that the sum is rounded once */
+        TRY(make_pd(h, &t, p, &m, &pd));
+    }
+    TRY(finish(h, &t, p, &m, pd));
     *out = p;
     p = NULL;
 out:
@@ -433,6 +482,36 @@ static const void *widened(host *h, const operand *o, const void *user, int64_t 
     return scratch + o->wide;
 }
 
+typedef struct add_job {
+    host_isa isa;
+    const float *x;
+    const char *residual;
+    char *y;
+    dtype t;
+} add_job;
+
+/* y = x + residual; x is f32 and may be y. */
+static void add_piece(void *ctx, int64_t begin, int64_t end) {
+    enum { BLOCK = 512 };
+    const add_job *j = ctx;
+    size_t bytes = dtype_bytes(j->t);
+    float sum[BLOCK];
+    for (int64_t i = begin; i < end; i += BLOCK) {
+        int64_t n = MIN(end - i, (int64_t)BLOCK);
+        host_convert_serial(j->isa, sum, DT_F32, j->residual + (size_t)i * bytes, j->t, n);
+        for (int64_t k = 0; k < n; k++) sum[k] += j->x[i + k];
+        host_convert_serial(j->isa, j->y + (size_t)i * bytes, j->t, sum, DT_F32, n);
+    }
+}
+
+static void write_y(host *h, const host_prim *p, const char *work, const void *residual, void *y) {
+    if (p->add_residual) {
+        add_job j = {h->caps.isa, (const float *)(const void *)work, residual, y, p->y.user};
+        host_parallel(h, p->y.count, 16384, add_piece, &j);
+    } else if (work != (char *)y)
+        host_convert(h, y, p->y.user, work, p->y.work, p->y.count);
+}
+
 static bool execute(host *h, host_prim *p, const void *a, const void *b, const float *bias,
                     const void *residual, void *y, char *scratch) {
     char *pad = scratch + p->pad;
@@ -453,7 +532,7 @@ static bool execute(host *h, host_prim *p, const void *a, const void *b, const f
                               widened(h, &p->residual, residual, p->residual.count, scratch));
     ok = ok && dnnl_primitive_execute(p->main, h->stream, p->n_args, p->arg) == dnnl_success;
     if (ok && p->y_out.prim) ok = run_reorder(h, &p->y_out, wy, by, false, pad);
-    if (ok && wy != (char *)y) host_convert(h, y, p->y.user, wy, p->y.work, p->y.count);
+    if (ok) write_y(h, p, wy, residual, y);
     return ok;
 }
 
@@ -464,7 +543,7 @@ static void report(host *h, const host_prim *p) {
 
 void dn_prim_run(host *h, host_prim *p, const void *a, const void *b, const float *bias,
                  const void *residual, void *y, void *scratch) {
-    assert((!p->mem[M_BIAS] || bias) && (!p->mem[M_RESIDUAL] || residual));
+    assert((!p->mem[M_BIAS] || bias) && (residual || (!p->mem[M_RESIDUAL] && !p->add_residual)));
     int threads = omp_get_max_threads();
     if (threads != h->caps.threads) omp_set_num_threads(h->caps.threads);
     if (!execute(h, p, a, b, bias, residual, y, scratch)) {

@@ -52,6 +52,7 @@ typedef struct dn_spec {
     bool b_any, y_any;
     bool packed_b;                 /* the run gets b as host_prim_pack made it */
     bool residual;                 /* y's shape and type, added after act */
+    bool wide;                     /* compute half types in f32 even where bf16 is fast */
     host_act act;
     dnnl_dims_t stride, pad_l, pad_r; /* convolutions: rows, columns */
 } dn_spec;

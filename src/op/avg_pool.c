@@ -189,7 +189,7 @@ static tensor *bwd_build(graph *g, tensor **in, const op_case *c) {
 static const op_case bwd_cases[] = {
     CASE("[1,1,1,1]", .a = {1, 1, 0, 0, 1, 1}),
     CASE("[2,5,4,3]", .a = {3, 2, 1, 1, 8, 7}),
-    CASE("[1,2,2,8]", .a = {2, 3, 1, 0, 5, 6}),
+    CASE("[1,2,3,8]", .a = {2, 3, 1, 0, 5, 6}),
     CASE("[2,32,32,64]", .a = {2, 2, 0, 0, 64, 64}, .no_grad = true),
 };
 

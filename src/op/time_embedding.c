@@ -40,7 +40,7 @@ static status encode(gpu_cmd *c, const node *n) {
     split(ratio(a), &push.ratio_hi, &push.ratio_lo);
     split(0.5 / 3.14159265358979323846, &push.turn_hi, &push.turn_lo);
     return move_dispatch(c, (gpu_dispatch_params){
-        .shader = "time_embedding", .type = DT_F32, .bind = {n->in[0]->span, n->out[0]->span}, .n_bind = 2,
+        .shader = "time_embedding", .type = DT_U32, .bind = {n->in[0]->span, n->out[0]->span}, .n_bind = 2,
         .push = &push, .push_bytes = sizeof push}, (uint64_t)push.n * (uint64_t)div_up(a->dim, 2));
 }
 

@@ -12,16 +12,23 @@ shared float reduce_part[REDUCE_PARTS];
 shared vec2  reduce_part2[REDUCE_PARTS];
 shared vec4  reduce_part4[REDUCE_PARTS];
 
+/* Mesa 22.3's software driver rounds gl_NumSubgroups down where the last subgroup is partial. */
+uint reduce_subgroups() {
+    uint all = gl_WorkGroupSize.x * gl_WorkGroupSize.y * gl_WorkGroupSize.z;
+    return max(gl_NumSubgroups, (all + gl_SubgroupSize - 1u) / gl_SubgroupSize);
+}
+
 /* The first barrier keeps a fast subgroup from overwriting parts of the previous call still being read. */
 #define REDUCE_DEFINE(name, type, part, in_subgroup, combine)                                      \
     type name(type v) {                                                                            \
         v = in_subgroup(v);                                                                        \
-        if (gl_NumSubgroups == 1u) return v;                                                       \
+        uint n = reduce_subgroups();                                                               \
+        if (n == 1u) return v;                                                                     \
         barrier();                                                                                 \
         if (subgroupElect()) part[gl_SubgroupID] = v;                                              \
         barrier();                                                                                 \
         type r = part[0];                                                                          \
-        for (uint i = 1u; i < gl_NumSubgroups; i++) r = combine(r, part[i]);                       \
+        for (uint i = 1u; i < n; i++) r = combine(r, part[i]);                                     \
         return r;                                                                                  \
     }
 #define REDUCE_ADD(a, b) ((a) + (b))

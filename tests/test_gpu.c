@@ -1,6 +1,7 @@
-/* test_gpu.c: the Vulkan room on any device, a software driver included: memory, the SPIR-V reader,
- * dispatches and their refusal, barriers, cutting, cancelling, the files of the cache directory, running
- * out of memory, the fault ring, and all of it under the validation layer where that is installed.
+/* test_gpu.c: the Vulkan room on any device, a software driver included: memory, the SPIR-V
+ * reader, dispatches and their refusal, barriers, cutting, cancelling, the files of the cache
+ * directory, running out of memory, the fault ring, and all of it under the validation layer
+ * where that is installed.
  *   test_gpu [index]     exit 77: no Vulkan device
  * SPDX-License-Identifier: MIT */
 #include "gpu/gpu_internal.h"
@@ -9,7 +10,8 @@
 
 static uint32_t lcg(uint32_t *s) { return *s = *s * 1664525u + 1013904223u; }
 
-/* Makes the host forget that it sees the memory, so that the staged path runs on drivers where it does. */
+/* Makes the host forget that it sees the memory, so that the staged path runs on drivers where
+ * it does. */
 static gpu_span hide(gpu_span s) {
     s.chunk->mapped = NULL;
     return s;
@@ -37,7 +39,9 @@ static void test_copies(gpu *d, bool staged) {
     for (int i = 0; i < N; i += 2) REQUIRE_OK(gpu_fill(d, s[i], 0x04030201u));
     for (int i = 0; i < N; i++) {
         REQUIRE_OK(gpu_download(d, s[i], back, sizes[i]));
-        if (i % 2) REQUIRE(memcmp(back, data[i], sizes[i]) == 0); /* filling a neighbour did not reach it */
+        if (i % 2)
+            REQUIRE(memcmp(back, data[i], sizes[i]) ==
+                    0); /* filling a neighbour did not reach it */
         for (uint64_t k = 0; i % 2 == 0 && k < sizes[i]; k++) REQUIRE_EQ(back[k], k % 4 + 1);
     }
     REQUIRE(gpu_upload(d, s[0], data[9], sizes[9]) == E_SHAPE);
@@ -106,15 +110,20 @@ static void test_spirv(void) {
     for (int i = 0; i < 20000; i++) {
         memcpy(w, s->words, s->n_words * 4);
         size_t n = i % 3 ? s->n_words : lcg(&seed) % s->n_words;
-        for (int k = 0; k < 3; k++) w[(lcg(&seed) >> 8) % s->n_words] ^= k ? 1u << (lcg(&seed) >> 27) : lcg(&seed);
+        for (int k = 0; k < 3; k++)
+            w[(lcg(&seed) >> 8) % s->n_words] ^= k ? 1u << (lcg(&seed) >> 27) : lcg(&seed);
         if (gpu_spirv_read("damaged", w, n, &f) != OK) error_clear();
     }
     mem_free(w);
 }
 
-typedef struct axpy_push { uint32_t n; float a; } axpy_push;
+typedef struct axpy_push {
+    uint32_t n;
+    float a;
+} axpy_push;
 #define AXPY(x_, y_, push_, ...)                                                                   \
-    .shader = "test_axpy", .bind = {x_, y_}, .n_bind = 2, .push = &(push_), .push_bytes = sizeof(push_), ##__VA_ARGS__
+    .shader = "test_axpy", .bind = {x_, y_}, .n_bind = 2, .push = &(push_),                        \
+    .push_bytes = sizeof(push_), ##__VA_ARGS__
 
 static void test_dispatch(gpu *d, dtype t, uint32_t n, uint32_t local) {
     size_t bytes = n * dtype_bytes(t);
@@ -130,7 +139,8 @@ static void test_dispatch(gpu *d, dtype t, uint32_t n, uint32_t local) {
     REQUIRE_OK(gpu_upload(d, sx, x, bytes));
     REQUIRE_OK(gpu_upload(d, sy, y, bytes));
     REQUIRE_OK(gpu_cmd_create(d, &c));
-    gpu_dispatch_params p = {AXPY(sx, sy, ((axpy_push){n, 2}), .type = t, .spec = {local}, .n_spec = 1)};
+    gpu_dispatch_params p = {
+        AXPY(sx, sy, ((axpy_push){n, 2}), .type = t, .spec = {local}, .n_spec = 1)};
     gpu_groups_1d(n, local, p.groups);
     REQUIRE_OK(gpu_dispatch_(c, &p));
     REQUIRE_OK(gpu_cmd_end(c));
@@ -139,7 +149,8 @@ static void test_dispatch(gpu *d, dtype t, uint32_t n, uint32_t local) {
         REQUIRE_OK(gpu_cmd_run(c, NULL, NULL));
         REQUIRE_OK(gpu_download(d, sy, y, bytes));
         for (uint32_t i = 0; i < n; i++)
-            if (dtype_load(y, t, i) != run * 2 * (i % 61) + i % 7) REQUIRE_EQ(dtype_load(y, t, i), -1);
+            if (dtype_load(y, t, i) != run * 2 * (i % 61) + i % 7)
+                REQUIRE_EQ(dtype_load(y, t, i), -1);
     }
     gpu_cmd_destroy(c);
     gpu_free(d, sx);
@@ -148,7 +159,8 @@ static void test_dispatch(gpu *d, dtype t, uint32_t n, uint32_t local) {
     mem_free(y);
 }
 
-/* b += a; a += b; copies and dispatches alternate: Fibonacci numbers, wrong with any barrier missing. */
+/* b += a; a += b; copies and dispatches alternate: Fibonacci numbers, wrong with any barrier
+ * missing. */
 static void test_barriers(gpu *d) {
     enum { N = 5000 };
     float ones[N], out[N];
@@ -166,7 +178,8 @@ static void test_barriers(gpu *d) {
     gpu_groups_1d(N, 64, g);
     for (int i = 0; i < 10; i++) {
         REQUIRE_OK(gpu_copy(c, e, b, sizeof ones)); /* write after read, read after write */
-        REQUIRE_OK(gpu_dispatch(c, AXPY(a, b, push, .spec = {64}, .n_spec = 1, .groups = {g[0], g[1], g[2]})));
+        REQUIRE_OK(gpu_dispatch(
+            c, AXPY(a, b, push, .spec = {64}, .n_spec = 1, .groups = {g[0], g[1], g[2]})));
         REQUIRE_OK(gpu_copy(c, a, e, sizeof ones));
     }
     REQUIRE_OK(gpu_cmd_end(c));
@@ -184,7 +197,9 @@ static void test_refusals(gpu *d) {
     gpu_span s, t;
     gpu_cmd *c;
     axpy_push push = {64, 1};
-    struct { uint32_t n; } small = {64};
+    struct {
+        uint32_t n;
+    } small = {64};
     REQUIRE_OK(gpu_alloc(d, GPU_ACTIVATIONS, 256, &s));
     REQUIRE_OK(gpu_alloc(d, GPU_ACTIVATIONS, 256, &t));
     REQUIRE_OK(gpu_cmd_create(d, &c));
@@ -203,7 +218,8 @@ static void test_refusals(gpu *d) {
     bad[8].spec[0] = 1u << 24;
     bad[9].bind[1].bytes = s.chunk->bytes + 4;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        if (gpu_dispatch_(c, &bad[i]) != E_UNSUPPORTED) printf("bad[%d] was not refused\n", (int)i), exit(1);
+        if (gpu_dispatch_(c, &bad[i]) != E_UNSUPPORTED)
+            printf("bad[%d] was not refused\n", (int)i), exit(1);
         REQUIRE(strstr(error_message(), bad[i].shader));
         error_clear();
     }
@@ -284,7 +300,8 @@ static void test_cutting(gpu *d) {
 }
 
 static void test_groups(void) {
-    static const uint64_t n[] = {0, 1, 255, 256, 257, 65535ull * 256, 65535ull * 256 + 1, 1000000000};
+    static const uint64_t n[] = {0,         1, 255, 256, 257, 65535ull * 256, 65535ull * 256 + 1,
+                                 1000000000};
     for (size_t i = 0; i < ARRAY_LEN(n); i++) {
         uint32_t g[3];
         gpu_groups_1d(n[i], 256, g);
@@ -302,7 +319,8 @@ static void test_memory_short(gpu *d) {
     REQUIRE(strstr(error_message(), "MB"));
     int n = 0;
     status st = OK;
-    while (n < 4096 && (st = gpu_alloc(d, GPU_ACTIVATIONS, most, &all[n])) == OK) sum += all[n++].bytes;
+    while (n < 4096 && (st = gpu_alloc(d, GPU_ACTIVATIONS, most, &all[n])) == OK)
+        sum += all[n++].bytes;
     if (st != E_GPU_MEMORY) printf("memory never ran short: %.1f GB\n", (double)sum / 1e9);
     REQUIRE(n == 4096 || st == E_GPU_MEMORY);
     error_clear();
@@ -356,7 +374,8 @@ static void test_cache(gpu_instance *in, int index, const char *dir) {
     gpu_tune_set(d, "conv 7", 2);
     gpu_tune_set(d, "no\nline", 2);
     REQUIRE_OK(use_once(d));
-    char *cache = gpu_cache_path(d, "pipelines", "bin"), *tuning = gpu_cache_path(d, "tuning", "txt");
+    char *cache = gpu_cache_path(d, "pipelines", "bin"),
+         *tuning = gpu_cache_path(d, "tuning", "txt");
     gpu_close(d);
     REQUIRE(os_file_exists(cache) && os_file_exists(tuning));
     REQUIRE_OK(gpu_open(in, index, dir, &d));
@@ -424,9 +443,10 @@ static int pick(const gpu_instance *in, int argc, char **argv) {
     int index = argc > 1 ? atoi(argv[1]) : -1;
     for (int i = 0; i < gpu_instance_count(in); i++) {
         const gpu_caps *c = gpu_instance_caps(in, i);
-        printf("vulkan:%d %s, %s %s, %s%.1f of %.1f GB free, ranges %.1f MB, subgroups %u..%u\n", i, c->name, c->driver,
-               c->driver_version, c->usable ? "" : c->why_not, (double)c->memory_free_bytes / 1e9,
-               (double)c->memory_bytes / 1e9, (double)c->max_buffer_range / 1e6, c->subgroup_min, c->subgroup_max);
+        printf("vulkan:%d %s, %s %s, %s%.1f of %.1f GB free, ranges %.1f MB, subgroups %u..%u\n", i,
+               c->name, c->driver, c->driver_version, c->usable ? "" : c->why_not,
+               (double)c->memory_free_bytes / 1e9, (double)c->memory_bytes / 1e9,
+               (double)c->max_buffer_range / 1e6, c->subgroup_min, c->subgroup_max);
         if (index < 0 && c->usable) index = i;
     }
     return index;

@@ -1,16 +1,21 @@
-/* device.c: what a Vulkan device can do, and opening one: one compute queue, the features that the
- * shaders may use enabled where they exist. Required: Vulkan 1.2, storageBuffer16BitAccess, a compute
- * queue. Everything else is a capability that a shader's SPIR-V is checked against (pipeline.c).
+/* device.c: what a Vulkan device can do, and opening one: one compute queue, the features that
+ * the shaders may use enabled where they exist. Required: Vulkan 1.2, storageBuffer16BitAccess,
+ * a compute queue. Everything else is a capability that a shader's SPIR-V is checked against
+ * (pipeline.c).
  * SPDX-License-Identifier: MIT */
 #include "gpu/gpu_internal.h"
 #include <stdio.h>
 
 static gpu_kind kind_of(VkPhysicalDeviceType t) {
     switch ((int)t) {
-    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return GPU_DISCRETE;
-    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return GPU_INTEGRATED;
-    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return GPU_VIRTUAL;
-    case VK_PHYSICAL_DEVICE_TYPE_CPU: return GPU_SOFTWARE;
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return GPU_DISCRETE;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+        return GPU_INTEGRATED;
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU:
+        return GPU_VIRTUAL;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU:
+        return GPU_SOFTWARE;
     }
     return GPU_OTHER;
 }
@@ -23,7 +28,10 @@ static status find_extensions(gpu_physical *p) {
     e = mem_alloc(n * sizeof *e);
     if (!e) TRY(fail(E_HOST_MEMORY, "no host memory to list Vulkan extensions"));
     VK(vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, e));
-    const struct { const char *name; bool *has; } want[] = {
+    const struct {
+        const char *name;
+        bool *has;
+    } want[] = {
         {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME, &p->ext_budget},
         {VK_KHR_PORTABILITY_SUBSET_EXTENSION_NAME, &p->ext_portability},
         {VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME, &p->ext_coopmat},
@@ -45,7 +53,8 @@ static bool find_queue(gpu_physical *p) {
     int best = -1, score = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (!(q[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || q[i].queueCount == 0) continue;
-        int s = 1 + (q[i].timestampValidBits ? 2 : 0) + (q[i].queueFlags & VK_QUEUE_GRAPHICS_BIT ? 0 : 1);
+        int s = 1 + (q[i].timestampValidBits ? 2 : 0) +
+                (q[i].queueFlags & VK_QUEUE_GRAPHICS_BIT ? 0 : 1);
         if (s > score) best = (int)i, score = s;
     }
     if (best < 0) return false;
@@ -107,8 +116,10 @@ static void features_keep(features *f, uint32_t able) {
         .shaderInt64 = !!(able & ABLE_INT64),
         .shaderFloat64 = !!(able & ABLE_F64),
     };
-    VkBool32 extended = f->v12.shaderSubgroupExtendedTypes, dynamic_id = f->v12.subgroupBroadcastDynamicId;
-    f->v11 = (VkPhysicalDeviceVulkan11Features){.storageBuffer16BitAccess = !!(able & ABLE_STORAGE16)};
+    VkBool32 extended = f->v12.shaderSubgroupExtendedTypes,
+             dynamic_id = f->v12.subgroupBroadcastDynamicId;
+    f->v11 =
+        (VkPhysicalDeviceVulkan11Features){.storageBuffer16BitAccess = !!(able & ABLE_STORAGE16)};
     f->v12 = (VkPhysicalDeviceVulkan12Features){
         .shaderFloat16 = !!(able & ABLE_F16),
         .vulkanMemoryModel = !!(able & ABLE_MEMORY_MODEL),
@@ -132,11 +143,16 @@ static status find_coopmat(const gpu_instance *i, gpu_physical *p) {
     VK(get(p->handle, &n, NULL));
     m = mem_zalloc(MAX(n, 1u) * sizeof *m);
     if (!m) TRY(fail(E_HOST_MEMORY, "no host memory to list cooperative matrix shapes"));
-    for (uint32_t k = 0; k < n; k++) m[k].sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
+    for (uint32_t k = 0; k < n; k++)
+        m[k].sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
     VK(get(p->handle, &n, m));
     for (uint32_t k = 0; k < n; k++) {
-        if (m[k].MSize != 16 || m[k].NSize != 16 || m[k].KSize != 16 || m[k].scope != VK_SCOPE_SUBGROUP_KHR) continue;
-        if (m[k].CType != VK_COMPONENT_TYPE_FLOAT32_KHR || m[k].ResultType != VK_COMPONENT_TYPE_FLOAT32_KHR) continue;
+        if (m[k].MSize != 16 || m[k].NSize != 16 || m[k].KSize != 16 ||
+            m[k].scope != VK_SCOPE_SUBGROUP_KHR)
+            continue;
+        if (m[k].CType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
+            m[k].ResultType != VK_COMPONENT_TYPE_FLOAT32_KHR)
+            continue;
         if (m[k].AType != m[k].BType) continue;
         if (m[k].AType == VK_COMPONENT_TYPE_FLOAT16_KHR) p->caps.coopmat_f16 = true;
         if (m[k].AType == VK_COMPONENT_TYPE_BFLOAT16_KHR && (p->abilities & ABLE_BF16_COOPMAT))
@@ -153,7 +169,9 @@ static uint32_t largest_local_heap(const VkPhysicalDeviceMemoryProperties *m) {
     for (uint32_t h = 0; h < m->memoryHeapCount; h++) {
         bool local = m->memoryHeaps[h].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT;
         bool best_local = m->memoryHeaps[best].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT;
-        if (local > best_local || (local == best_local && m->memoryHeaps[h].size > m->memoryHeaps[best].size)) best = h;
+        if (local > best_local ||
+            (local == best_local && m->memoryHeaps[h].size > m->memoryHeaps[best].size))
+            best = h;
     }
     return best;
 }
@@ -161,13 +179,16 @@ static uint32_t largest_local_heap(const VkPhysicalDeviceMemoryProperties *m) {
 uint64_t gpu_memory_free(const gpu_physical *p, uint64_t own_bytes) {
     VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
-    VkPhysicalDeviceMemoryProperties2 m = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
-                                           .pNext = p->ext_budget ? &budget : NULL};
+    VkPhysicalDeviceMemoryProperties2 m = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+        .pNext = p->ext_budget ? &budget : NULL};
     vkGetPhysicalDeviceMemoryProperties2(p->handle, &m);
     uint32_t h = largest_local_heap(&m.memoryProperties);
     uint64_t size = m.memoryProperties.memoryHeaps[h].size, free_bytes;
     if (p->ext_budget && budget.heapBudget[h])
-        free_bytes = budget.heapBudget[h] > budget.heapUsage[h] ? budget.heapBudget[h] - budget.heapUsage[h] : 0;
+        free_bytes = budget.heapBudget[h] > budget.heapUsage[h]
+                         ? budget.heapBudget[h] - budget.heapUsage[h]
+                         : 0;
     else
         free_bytes = size > own_bytes ? size - own_bytes : 0;
     /* A software driver takes host memory, and its heap is only a number. */
@@ -178,7 +199,8 @@ uint64_t gpu_memory_free(const gpu_physical *p, uint64_t own_bytes) {
 static void judge(gpu_physical *p, bool has_queue) {
     gpu_caps *c = &p->caps;
     if (c->api_version < VK_API_VERSION_1_2)
-        snprintf(c->why_not, sizeof c->why_not, "its driver offers Vulkan %u.%u, 1.2 is needed: update it",
+        snprintf(c->why_not, sizeof c->why_not,
+                 "its driver offers Vulkan %u.%u, 1.2 is needed: update it",
                  VK_API_VERSION_MAJOR(c->api_version), VK_API_VERSION_MINOR(c->api_version));
     else if (!has_queue)
         snprintf(c->why_not, sizeof c->why_not, "no compute queue");
@@ -191,7 +213,8 @@ static void judge(gpu_physical *p, bool has_queue) {
 static void fill_limits(gpu_physical *p, const VkPhysicalDeviceLimits *l,
                         const VkPhysicalDeviceVulkan11Properties *p11) {
     gpu_caps *c = &p->caps;
-    /* Whole multiples of 256 bytes: some drivers report 2^32 - 1, and bindings are rounded up to words. */
+    /* Whole multiples of 256 bytes: some drivers report 2^32 - 1, and bindings are rounded up to
+     * words. */
     c->max_buffer_range = l->maxStorageBufferRange & ~255ull;
     c->max_allocation = p11->maxMemoryAllocationSize & ~255ull;
     c->min_offset_alignment = (uint32_t)MAX(l->minStorageBufferOffsetAlignment, 1u);
@@ -201,7 +224,8 @@ static void fill_limits(gpu_physical *p, const VkPhysicalDeviceLimits *l,
         c->max_group_count[k] = l->maxComputeWorkGroupCount[k];
         p->max_group_size[k] = l->maxComputeWorkGroupSize[k];
     }
-    p->max_bindings = MIN(l->maxPerStageDescriptorStorageBuffers, l->maxDescriptorSetStorageBuffers);
+    p->max_bindings =
+        MIN(l->maxPerStageDescriptorStorageBuffers, l->maxDescriptorSetStorageBuffers);
     p->timestamp_ns = l->timestampPeriod;
 }
 
@@ -210,7 +234,8 @@ static void fill_memory(gpu_physical *p) {
     vkGetPhysicalDeviceMemoryProperties(p->handle, &m);
     uint32_t h = largest_local_heap(&m);
     p->caps.memory_bytes = m.memoryHeaps[h].size;
-    const VkMemoryPropertyFlags both = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+    const VkMemoryPropertyFlags both = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT |
+                                       VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                        VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
     for (uint32_t t = 0; t < m.memoryTypeCount; t++)
         if ((m.memoryTypes[t].propertyFlags & both) == both && m.memoryTypes[t].heapIndex == h)
@@ -238,16 +263,19 @@ status gpu_physical_fill(const gpu_instance *inst, VkPhysicalDevice handle, gpu_
         return OK;
     }
     TRY(find_extensions(p));
-    VkPhysicalDeviceDriverProperties driver = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
-    VkPhysicalDeviceVulkan11Properties p11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES,
-                                              .pNext = &driver};
+    VkPhysicalDeviceDriverProperties driver = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
+    VkPhysicalDeviceVulkan11Properties p11 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES, .pNext = &driver};
     VkPhysicalDeviceSubgroupSizeControlProperties sizes = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES};
     if (c->api_version >= VK_API_VERSION_1_3) driver.pNext = &sizes;
-    VkPhysicalDeviceProperties2 props = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &p11};
+    VkPhysicalDeviceProperties2 props = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2,
+                                         .pNext = &p11};
     vkGetPhysicalDeviceProperties2(handle, &props);
     snprintf(c->driver, sizeof c->driver, "%s", driver.driverName);
-    if (driver.driverInfo[0]) snprintf(c->driver_version, sizeof c->driver_version, "%s", driver.driverInfo);
+    if (driver.driverInfo[0])
+        snprintf(c->driver_version, sizeof c->driver_version, "%s", driver.driverInfo);
     fill_limits(p, &props.properties.limits, &p11);
 
     features f = {0};
@@ -320,7 +348,8 @@ status gpu_open(gpu_instance *i, int index, const char *cache_dir, gpu **out) {
     vkGetPhysicalDeviceMemoryProperties(p->handle, &d->memory);
     if (cache_dir && cache_dir[0]) {
         size_t n = strlen(cache_dir) + 1;
-        if (!(d->cache_dir = mem_alloc(n))) TRY(fail(E_HOST_MEMORY, "no host memory to open %s", p->caps.name));
+        if (!(d->cache_dir = mem_alloc(n)))
+            TRY(fail(E_HOST_MEMORY, "no host memory to open %s", p->caps.name));
         memcpy(d->cache_dir, cache_dir, n);
     }
     TRY(create_device(d));
@@ -357,7 +386,8 @@ static status note_lost(gpu *d, VkResult r, const char *call) {
 
 status gpu_submit(gpu *d, VkCommandBuffer cb, VkFence fence) {
     if (d->lost) return note_lost(d, VK_ERROR_DEVICE_LOST, "vkQueueSubmit");
-    VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cb};
+    VkSubmitInfo info = {
+        .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &cb};
     return note_lost(d, d->vk.vkQueueSubmit(d->queue, 1, &info, fence), "vkQueueSubmit");
 }
 
@@ -382,7 +412,7 @@ char *gpu_cache_path(const gpu *d, const char *stem, const char *ext) {
     size_t n = strlen(d->cache_dir) + strlen(stem) + strlen(ext) + 64;
     char *path = mem_alloc(n);
     if (path)
-        snprintf(path, n, "%s/%s-%04x-%04x-%016llx.%s", d->cache_dir, stem, d->caps.vendor_id, d->caps.device_id,
-                 (unsigned long long)h, ext);
+        snprintf(path, n, "%s/%s-%04x-%04x-%016llx.%s", d->cache_dir, stem, d->caps.vendor_id,
+                 d->caps.device_id, (unsigned long long)h, ext);
     return path;
 }

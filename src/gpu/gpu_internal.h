@@ -1,7 +1,7 @@
-/* gpu_internal.h: what the files of the Vulkan room share. One thread at a time uses a gpu and all that
- * was made from it; several gpu may be used by several threads.
- * Instance-level entry points are volk's; device-level ones are in the gpu's own table (d->vk), so that
- * several devices of several drivers can be open at once.
+/* gpu_internal.h: what the files of the Vulkan room share. One thread at a time uses a gpu and
+ * all that was made from it; several gpu may be used by several threads. Instance-level entry
+ * points are volk's; device-level ones are in the gpu's own table (d->vk), so that several
+ * devices of several drivers can be open at once.
  * SPDX-License-Identifier: MIT */
 #pragma once
 #define VK_ENABLE_BETA_EXTENSIONS /* VK_KHR_portability_subset */
@@ -13,9 +13,13 @@
 #ifndef VK_KHR_cooperative_matrix
 #define VK_KHR_cooperative_matrix 1
 #define VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME "VK_KHR_cooperative_matrix"
-#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR ((VkStructureType)1000506000)
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR \
+    ((VkStructureType)1000506000)
 #define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR ((VkStructureType)1000506001)
-typedef enum VkScopeKHR { VK_SCOPE_SUBGROUP_KHR = 3, VK_SCOPE_MAX_ENUM_KHR = 0x7FFFFFFF } VkScopeKHR;
+typedef enum VkScopeKHR {
+    VK_SCOPE_SUBGROUP_KHR = 3,
+    VK_SCOPE_MAX_ENUM_KHR = 0x7FFFFFFF
+} VkScopeKHR;
 typedef enum VkComponentTypeKHR {
     VK_COMPONENT_TYPE_FLOAT16_KHR = 0,
     VK_COMPONENT_TYPE_FLOAT32_KHR = 1,
@@ -59,12 +63,14 @@ typedef struct VkPhysicalDeviceShaderBfloat16FeaturesKHR {
             goto out;                                                                              \
         }                                                                                          \
     } while (0)
-status gpu_vk_fail(VkResult r, const char *call); /* E_HOST_MEMORY, E_GPU_MEMORY, E_DEVICE_LOST, else E_UNSUPPORTED */
+/* E_HOST_MEMORY, E_GPU_MEMORY, E_DEVICE_LOST, else E_UNSUPPORTED. */
+status gpu_vk_fail(VkResult r, const char *call);
 
 /* ---- devices as enumerated ---- */
 enum { /* features beyond gpu_caps that a shader may declare; bits of gpu_physical.abilities */
-    ABLE_INT16 = 1, ABLE_INT64 = 2, ABLE_F16 = 4, ABLE_F64 = 8, ABLE_STORAGE16 = 16, ABLE_MEMORY_MODEL = 32,
-    ABLE_MEMORY_MODEL_DEVICE = 64, ABLE_COOPMAT = 128, ABLE_BF16 = 256, ABLE_BF16_COOPMAT = 512,
+    ABLE_INT16 = 1, ABLE_INT64 = 2, ABLE_F16 = 4, ABLE_F64 = 8, ABLE_STORAGE16 = 16,
+    ABLE_MEMORY_MODEL = 32, ABLE_MEMORY_MODEL_DEVICE = 64, ABLE_COOPMAT = 128, ABLE_BF16 = 256,
+    ABLE_BF16_COOPMAT = 512,
     ABLE_SUBGROUP_BASIC = 1 << 16 /* and the bits above it: VkSubgroupFeatureFlags << 16 */
 };
 typedef struct gpu_physical {
@@ -80,17 +86,22 @@ struct gpu_instance {
     VkInstance handle;
     bool validation;
     VkDebugUtilsMessengerEXT messenger;
-    PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger; /* not volk's: those follow the last instance opened */
-    PFN_vkCmdInsertDebugUtilsLabelEXT insert_label;        /* NULL without validation */
+    /* Not volk's, which follow the last instance opened. NULL without validation. */
+    PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger;
+    PFN_vkCmdInsertDebugUtilsLabelEXT insert_label;
     atomic_int errors;               /* validation errors and warnings so far */
     int n;
     gpu_physical *dev;
 };
 status gpu_physical_fill(const gpu_instance *i, VkPhysicalDevice handle, gpu_physical *p);
-uint64_t gpu_memory_free(const gpu_physical *p, uint64_t own_bytes); /* of the largest device-local heap */
+/* Bytes free in the largest device-local heap. */
+uint64_t gpu_memory_free(const gpu_physical *p, uint64_t own_bytes);
 
 /* ---- shaders and pipelines ---- */
-typedef struct spirv_local { uint32_t value; int spec; } spirv_local; /* spec: constant id, -1 = fixed */
+typedef struct spirv_local {
+    uint32_t value;
+    int spec;                        /* constant id, -1 = fixed */
+} spirv_local;
 typedef struct spirv_info {
     uint32_t n_bind;                 /* highest binding + 1 */
     uint32_t used, reads, writes;    /* bit per binding */
@@ -117,7 +128,8 @@ typedef struct gpu_shader {
     gpu_kernel *kernels;
 } gpu_shader;
 /* The pipeline for p, made on first use; refuses what disagrees with the SPIR-V or the device. */
-status gpu_kernel_get(gpu *d, const gpu_dispatch_params *p, gpu_shader **shader, gpu_kernel **kernel);
+status gpu_kernel_get(gpu *d, const gpu_dispatch_params *p, gpu_shader **shader,
+                      gpu_kernel **kernel);
 status gpu_pipelines_init(gpu *d);
 void   gpu_pipelines_fini(gpu *d);   /* writes the cache file */
 
@@ -143,7 +155,7 @@ void gpu_tune_load(gpu *d);
 void gpu_tune_fini(gpu *d);          /* writes the table */
 
 /* ---- blocking copies ---- */
-#define TRANSFER_SLOTS 2             /* one piece is copied by the GPU while the host moves the other */
+#define TRANSFER_SLOTS 2 /* one piece is copied by the GPU while the host moves the other */
 typedef struct transfer {
     gpu_span staging;                /* TRANSFER_SLOTS pieces */
     VkCommandPool pool;
@@ -154,9 +166,12 @@ typedef struct transfer {
 void gpu_transfer_fini(gpu *d);
 
 /* ---- recorded work ---- */
-#define CMD_IN_FLIGHT 2              /* the GPU has the next command buffer while the host waits for this one */
+#define CMD_IN_FLIGHT 2 /* the GPU has the next command buffer while the host waits for this one */
 typedef struct cmd_range { const gpu_chunk *chunk; uint64_t begin, end; bool written; } cmd_range;
-typedef struct cmd_pool { VkDescriptorPool handle; uint32_t sets, descriptors; } cmd_pool; /* counts left */
+typedef struct cmd_pool {
+    VkDescriptorPool handle;
+    uint32_t sets, descriptors;      /* left */
+} cmd_pool;
 typedef struct cmd_list { void *p; int n, cap; } cmd_list;
 struct gpu_cmd {
     gpu *d;

@@ -1,14 +1,17 @@
-/* instance.c: the Vulkan loader, opened at run time, so that the program starts where there is none;
- * the validation layer when asked; the list of devices.
+/* instance.c: the Vulkan loader, opened at run time, so that the program starts where there is
+ * none; the validation layer when asked; the list of devices.
  * SPDX-License-Identifier: MIT */
 #define VOLK_IMPLEMENTATION
 #include "gpu/gpu_internal.h"
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
-#define MAX_DEVICES 64
+#define MAX_DEVICES      64
 
 static const char *result_name(VkResult r) {
-    static const struct { VkResult r; const char *name; } names[] = {
+    static const struct {
+        VkResult r;
+        const char *name;
+    } names[] = {
         {VK_ERROR_OUT_OF_HOST_MEMORY, "out of host memory"},
         {VK_ERROR_OUT_OF_DEVICE_MEMORY, "out of device memory"},
         {VK_ERROR_DEVICE_LOST, "device lost"},
@@ -39,21 +42,27 @@ status gpu_vk_fail(VkResult r, const char *call) {
     case VK_ERROR_OUT_OF_POOL_MEMORY:
     case VK_ERROR_FRAGMENTED_POOL:
     case VK_ERROR_FRAGMENTATION:
-        return fail(E_GPU_MEMORY, "the GPU has no memory left (%.*s: %s): use a smaller size or batch, or "
-                    "close other programs that use the GPU", n, call, result_name(r));
+        return fail(E_GPU_MEMORY,
+                    "the GPU has no memory left (%.*s: %s): use a smaller size or batch, or "
+                    "close other programs that use the GPU",
+                    n, call, result_name(r));
     case VK_ERROR_DEVICE_LOST:
-        return fail(E_DEVICE_LOST, "the GPU stopped answering and was reset by its driver (%.*s): update the "
-                    "driver, use a smaller size, or --device cpu", n, call);
+        return fail(E_DEVICE_LOST,
+                    "the GPU stopped answering and was reset by its driver (%.*s): update the "
+                    "driver, use a smaller size, or --device cpu",
+                    n, call);
     }
-    return fail(E_UNSUPPORTED, "the Vulkan driver refused %.*s: %s (%d): update the driver or use --device cpu",
-                n, call, result_name(r), (int)r);
+    return fail(E_UNSUPPORTED,
+                "the Vulkan driver refused %.*s: %s (%d): update the driver or use --device cpu", n,
+                call, result_name(r), (int)r);
 }
 
-/* A VkExtensionProperties or layer list may grow between the two calls; VK_INCOMPLETE then only hides
- * what came last, and is accepted. */
+/* A VkExtensionProperties or layer list may grow between the two calls; VK_INCOMPLETE then only
+ * hides what came last, and is accepted. */
 static bool has_instance_extension(const char *layer, const char *name) {
     uint32_t n = 0;
-    if (vkEnumerateInstanceExtensionProperties(layer, &n, NULL) != VK_SUCCESS || n == 0) return false;
+    if (vkEnumerateInstanceExtensionProperties(layer, &n, NULL) != VK_SUCCESS || n == 0)
+        return false;
     VkExtensionProperties *p = mem_alloc(n * sizeof *p);
     bool found = false;
     if (p && vkEnumerateInstanceExtensionProperties(layer, &n, p) >= 0)
@@ -108,7 +117,8 @@ static status create_instance(gpu_instance *i) {
     if (i->validation) ext[n_ext++] = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
     VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(i);
     /* Synchronisation validation checks the barriers of cmd.c against what the shaders touch. */
-    VkValidationFeatureEnableEXT enable[] = {VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT};
+    VkValidationFeatureEnableEXT enable[] = {
+        VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT};
     VkValidationFeaturesEXT features = {
         .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
         .pNext = &messenger,
@@ -133,18 +143,21 @@ static status create_instance(gpu_instance *i) {
     };
     VkResult r = vkCreateInstance(&info, NULL, &i->handle);
     if (r == VK_ERROR_INCOMPATIBLE_DRIVER)
-        return fail(E_UNSUPPORTED, "no Vulkan driver is installed: install the GPU vendor's driver or Mesa's "
+        return fail(E_UNSUPPORTED,
+                    "no Vulkan driver is installed: install the GPU vendor's driver or Mesa's "
                     "(mesa-vulkan-drivers)");
     if (r != VK_SUCCESS) TRY(gpu_vk_fail(r, "vkCreateInstance"));
     volkLoadInstanceOnly(i->handle);
     if (i->validation) {
         PFN_vkCreateDebugUtilsMessengerEXT create =
-            (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(i->handle, "vkCreateDebugUtilsMessengerEXT");
-        i->destroy_messenger =
-            (PFN_vkDestroyDebugUtilsMessengerEXT)vkGetInstanceProcAddr(i->handle, "vkDestroyDebugUtilsMessengerEXT");
-        i->insert_label =
-            (PFN_vkCmdInsertDebugUtilsLabelEXT)vkGetInstanceProcAddr(i->handle, "vkCmdInsertDebugUtilsLabelEXT");
-        if (!create || !i->destroy_messenger) TRY(gpu_vk_fail(VK_ERROR_EXTENSION_NOT_PRESENT, "vkCreateDebugUtilsMessengerEXT"));
+            (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
+                i->handle, "vkCreateDebugUtilsMessengerEXT");
+        i->destroy_messenger = (PFN_vkDestroyDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
+            i->handle, "vkDestroyDebugUtilsMessengerEXT");
+        i->insert_label = (PFN_vkCmdInsertDebugUtilsLabelEXT)vkGetInstanceProcAddr(
+            i->handle, "vkCmdInsertDebugUtilsLabelEXT");
+        if (!create || !i->destroy_messenger)
+            TRY(gpu_vk_fail(VK_ERROR_EXTENSION_NOT_PRESENT, "vkCreateDebugUtilsMessengerEXT"));
         VK(create(i->handle, &messenger, NULL, &i->messenger));
     }
 out:
@@ -177,13 +190,17 @@ status gpu_instance_open(gpu_instance **out, bool validation) {
     if (!i) return fail(E_HOST_MEMORY, "no host memory to open Vulkan");
     i->validation = validation;
     if (volkInitialize() != VK_SUCCESS)
-        TRY(fail(E_UNSUPPORTED, "no Vulkan loader on this machine (libvulkan.so.1): install libvulkan1 and a driver"));
+        TRY(fail(
+            E_UNSUPPORTED,
+            "no Vulkan loader on this machine (libvulkan.so.1): install libvulkan1 and a driver"));
     uint32_t version = volkGetInstanceVersion();
     if (version < VK_API_VERSION_1_2)
-        TRY(fail(E_UNSUPPORTED, "the Vulkan loader is version %u.%u, 1.2 is needed: update libvulkan1",
+        TRY(fail(E_UNSUPPORTED,
+                 "the Vulkan loader is version %u.%u, 1.2 is needed: update libvulkan1",
                  VK_API_VERSION_MAJOR(version), VK_API_VERSION_MINOR(version)));
     if (validation && !has_layer(VALIDATION_LAYER))
-        TRY(fail(E_UNSUPPORTED, VALIDATION_LAYER " is not installed: install vulkan-validationlayers"));
+        TRY(fail(E_UNSUPPORTED,
+                 VALIDATION_LAYER " is not installed: install vulkan-validationlayers"));
     TRY(create_instance(i));
     TRY(list_devices(i));
     *out = i;
@@ -204,4 +221,6 @@ int gpu_instance_count(const gpu_instance *i) { return i->n; }
 const gpu_caps *gpu_instance_caps(const gpu_instance *i, int index) {
     return index >= 0 && index < i->n ? &i->dev[index].caps : NULL;
 }
-int gpu_validation_errors(const gpu_instance *i) { return atomic_load(&((gpu_instance *)(uintptr_t)i)->errors); }
+int gpu_validation_errors(const gpu_instance *i) {
+    return atomic_load(&((gpu_instance *)(uintptr_t)i)->errors);
+}

@@ -1,11 +1,12 @@
-/* pipeline.c: shaders by name, pipelines by name and constants, made on first use and kept; the driver's
- * pipeline cache on disk, so that the second start is fast. A dispatch that disagrees with the shader's
- * own SPIR-V, or a shader that needs what the device lacks, is refused here with both numbers.
+/* pipeline.c: shaders by name, pipelines by name and constants, made on first use and kept; the
+ * driver's pipeline cache on disk, so that the second start is fast. A dispatch that disagrees
+ * with the shader's own SPIR-V, or a shader that needs what the device lacks, is refused here
+ * with both numbers.
  * SPDX-License-Identifier: MIT */
 #include "gpu/gpu_internal.h"
 #include <stdio.h>
 
-#define CACHE_MOST ((size_t)256 << 20) /* bytes of a cache file that is still read */
+#define CACHE_MOST  ((size_t)256 << 20) /* bytes of a cache file that is still read */
 #define CACHE_MAGIC "imagopc1"
 
 /* Before the driver's bytes: drivers check their own header, and not all check what follows it. */
@@ -24,27 +25,43 @@ bool gpu_has_shader(const char *name) { return find_shader(name) >= 0; }
 
 static const char *suffix_of(dtype t) {
     switch (t) {
-    case DT_F32: return "_f32";
-    case DT_F16: case DT_BF16: return "_h16";
-    case DT_U32: return "";
-    case DT_F64: case DT_COUNT: break;
+    case DT_F32:
+        return "_f32";
+    case DT_F16:
+    case DT_BF16:
+        return "_h16";
+    case DT_U32:
+        return "";
+    case DT_F64:
+    case DT_COUNT:
+        break;
     }
     return NULL;
 }
 
 static status check_abilities(const gpu *d, const char *name, uint32_t needed) {
-    static const struct { uint32_t ability; const char *text; } names[] = {
-        {ABLE_INT16, "16-bit integers"}, {ABLE_INT64, "64-bit integers"}, {ABLE_F16, "f16 arithmetic"},
-        {ABLE_F64, "f64 arithmetic"}, {ABLE_STORAGE16, "16-bit storage"}, {ABLE_MEMORY_MODEL, "the Vulkan memory model"},
-        {ABLE_MEMORY_MODEL_DEVICE, "device scope of the memory model"}, {ABLE_COOPMAT, "cooperative matrices"},
-        {ABLE_BF16, "bf16 arithmetic"}, {ABLE_BF16_COOPMAT, "bf16 cooperative matrices"},
+    static const struct {
+        uint32_t ability;
+        const char *text;
+    } names[] = {
+        {ABLE_INT16, "16-bit integers"},
+        {ABLE_INT64, "64-bit integers"},
+        {ABLE_F16, "f16 arithmetic"},
+        {ABLE_F64, "f64 arithmetic"},
+        {ABLE_STORAGE16, "16-bit storage"},
+        {ABLE_MEMORY_MODEL, "the Vulkan memory model"},
+        {ABLE_MEMORY_MODEL_DEVICE, "device scope of the memory model"},
+        {ABLE_COOPMAT, "cooperative matrices"},
+        {ABLE_BF16, "bf16 arithmetic"},
+        {ABLE_BF16_COOPMAT, "bf16 cooperative matrices"},
     };
     uint32_t missing = needed & ~d->phys->abilities;
     if (!missing) return OK;
     const char *text = "subgroup operations";
     for (size_t k = 0; k < ARRAY_LEN(names); k++)
         if (missing & names[k].ability) text = names[k].text;
-    return fail(E_UNSUPPORTED, "shader %s needs %s, which %s does not offer: use --device cpu or another device",
+    return fail(E_UNSUPPORTED,
+                "shader %s needs %s, which %s does not offer: use --device cpu or another device",
                 name, text, d->caps.name);
 }
 
@@ -54,12 +71,15 @@ static status shader_layout(gpu *d, gpu_shader *s) {
     uint32_t n = 0;
     for (uint32_t k = 0; k < s->info.n_bind; k++)
         if (s->info.used >> k & 1u)
-            b[n++] = (VkDescriptorSetLayoutBinding){k, VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1, VK_SHADER_STAGE_COMPUTE_BIT, NULL};
+            b[n++] = (VkDescriptorSetLayoutBinding){k, VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1,
+                                                    VK_SHADER_STAGE_COMPUTE_BIT, NULL};
     if (n > d->phys->max_bindings)
-        return fail(E_UNSUPPORTED, "shader %s binds %u buffers, %s allows %u", s->code->name, n, d->caps.name,
-                    d->phys->max_bindings);
-    VkDescriptorSetLayoutCreateInfo set = {
-        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = n, .pBindings = b};
+        return fail(E_UNSUPPORTED, "shader %s binds %u buffers, %s allows %u", s->code->name, n,
+                    d->caps.name, d->phys->max_bindings);
+    VkDescriptorSetLayoutCreateInfo set = {.sType =
+                                               VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
+                                           .bindingCount = n,
+                                           .pBindings = b};
     VK(d->vk.vkCreateDescriptorSetLayout(d->device, &set, NULL, &s->set_layout));
     VkPushConstantRange push = {VK_SHADER_STAGE_COMPUTE_BIT, 0, s->info.push_bytes};
     VkPipelineLayoutCreateInfo layout = {
@@ -116,12 +136,14 @@ static status check_call(const gpu_dispatch_params *p, const gpu_shader *s) {
     const char *name = s->code->name;
     const spirv_info *f = &s->info;
     if (p->n_bind < 0 || p->n_bind > GPU_MAX_BIND || (uint32_t)p->n_bind < f->n_bind)
-        return fail(E_UNSUPPORTED, "shader %s has %u bindings, the dispatch gives %d", name, f->n_bind, p->n_bind);
+        return fail(E_UNSUPPORTED, "shader %s has %u bindings, the dispatch gives %d", name,
+                    f->n_bind, p->n_bind);
     if (p->push_bytes != f->push_bytes)
-        return fail(E_UNSUPPORTED, "shader %s has a push block of %u bytes, the dispatch gives %u", name, f->push_bytes,
-                    p->push_bytes);
+        return fail(E_UNSUPPORTED, "shader %s has a push block of %u bytes, the dispatch gives %u",
+                    name, f->push_bytes, p->push_bytes);
     if (p->n_spec < 0 || p->n_spec > GPU_MAX_SPEC)
-        return fail(E_UNSUPPORTED, "shader %s: %d constants, at most %d", name, p->n_spec, GPU_MAX_SPEC);
+        return fail(E_UNSUPPORTED, "shader %s: %d constants, at most %d", name, p->n_spec,
+                    GPU_MAX_SPEC);
     for (int k = 0; k < p->n_bind; k++)
         if (f->used >> k & 1u && !p->bind[k].chunk)
             return fail(E_UNSUPPORTED, "shader %s: binding %d has no memory", name, k);
@@ -134,13 +156,16 @@ static status check_local_size(const gpu *d, const gpu_dispatch_params *p, const
         int id = s->info.local[k].spec;
         size[k] = id >= 1 && id <= p->n_spec ? p->spec[id - 1] : s->info.local[k].value;
         if (size[k] == 0 || size[k] > d->phys->max_group_size[k])
-            return fail(E_UNSUPPORTED, "shader %s: local size %llu in dimension %d, %s allows 1 to %u", s->code->name,
-                        (unsigned long long)size[k], k, d->caps.name, d->phys->max_group_size[k]);
+            return fail(E_UNSUPPORTED,
+                        "shader %s: local size %llu in dimension %d, %s allows 1 to %u",
+                        s->code->name, (unsigned long long)size[k], k, d->caps.name,
+                        d->phys->max_group_size[k]);
         all *= size[k];
     }
     if (all > d->caps.max_workgroup_invocations)
-        return fail(E_UNSUPPORTED, "shader %s: %llu invocations in a workgroup, %s allows %u", s->code->name,
-                    (unsigned long long)all, d->caps.name, d->caps.max_workgroup_invocations);
+        return fail(E_UNSUPPORTED, "shader %s: %llu invocations in a workgroup, %s allows %u",
+                    s->code->name, (unsigned long long)all, d->caps.name,
+                    d->caps.max_workgroup_invocations);
     return OK;
 }
 
@@ -150,17 +175,19 @@ static status kernel_create(gpu *d, const gpu_shader *s, gpu_kernel *k) {
     uint32_t n = 0;
     for (uint32_t id = 0; id <= (uint32_t)k->n_spec; id++)
         if (s->info.spec_ids >> id & 1u && (id > 0 || k->spec[0]))
-            map[n++] = (VkSpecializationMapEntry){id, id * (uint32_t)sizeof k->spec[0], sizeof k->spec[0]};
+            map[n++] =
+                (VkSpecializationMapEntry){id, id * (uint32_t)sizeof k->spec[0], sizeof k->spec[0]};
     VkSpecializationInfo spec = {n, map, sizeof k->spec, k->spec};
     VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .stage = {
-            .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
-            .stage = VK_SHADER_STAGE_COMPUTE_BIT,
-            .module = s->module,
-            .pName = "main",
-            .pSpecializationInfo = n ? &spec : NULL,
-        },
+        .stage =
+            {
+                .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                .module = s->module,
+                .pName = "main",
+                .pSpecializationInfo = n ? &spec : NULL,
+            },
         .layout = s->layout,
     };
     double start = os_seconds();
@@ -171,13 +198,17 @@ out:
     return st;
 }
 
-status gpu_kernel_get(gpu *d, const gpu_dispatch_params *p, gpu_shader **shader, gpu_kernel **kernel) {
+status gpu_kernel_get(gpu *d, const gpu_dispatch_params *p, gpu_shader **shader,
+                      gpu_kernel **kernel) {
     status st = OK;
     gpu_kernel *k = NULL;
     gpu_shader *s = NULL;
     TRY(shader_get(d, p->shader, p->type, &s));
     TRY(check_call(p, s));
-    gpu_kernel want = {.n_spec = p->n_spec, .spec = {p->type == DT_BF16 ? 2u : p->type == DT_F16 ? 1u : 0u}};
+    gpu_kernel want = {.n_spec = p->n_spec,
+                       .spec = {p->type == DT_BF16  ? 2u
+                                : p->type == DT_F16 ? 1u
+                                                    : 0u}};
     if (p->n_spec > 0) memcpy(want.spec + 1, p->spec, (size_t)p->n_spec * sizeof want.spec[0]);
     *shader = s;
     for (k = s->kernels; k; k = k->next) {
@@ -186,7 +217,8 @@ status gpu_kernel_get(gpu *d, const gpu_dispatch_params *p, gpu_shader **shader,
         return OK;
     }
     TRY(check_local_size(d, p, s));
-    if (!(k = mem_alloc(sizeof *k))) TRY(fail(E_HOST_MEMORY, "no host memory for pipeline %s", s->code->name));
+    if (!(k = mem_alloc(sizeof *k)))
+        TRY(fail(E_HOST_MEMORY, "no host memory for pipeline %s", s->code->name));
     *k = want;
     TRY(kernel_create(d, s, k));
     k->next = s->kernels;
@@ -199,7 +231,8 @@ out:
 
 /* ---- the cache file ---- */
 
-/* The driver's own header (VkPipelineCacheHeaderVersionOne) and ours; anything odd is simply not used. */
+/* The driver's own header (VkPipelineCacheHeaderVersionOne) and ours; anything odd is simply not
+ * used. */
 static bool cache_valid(const gpu *d, const uint8_t *data, size_t bytes) {
     cache_head head;
     VkPipelineCacheHeaderVersionOne v;
@@ -211,7 +244,8 @@ static bool cache_valid(const gpu *d, const uint8_t *data, size_t bytes) {
         head.hash != gpu_hash(data, bytes, GPU_HASH_START))
         return false;
     memcpy(&v, data, sizeof v);
-    return v.headerSize >= sizeof v && v.headerSize <= bytes && v.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+    return v.headerSize >= sizeof v && v.headerSize <= bytes &&
+           v.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
            v.vendorID == d->caps.vendor_id && v.deviceID == d->caps.device_id &&
            memcmp(v.pipelineCacheUUID, d->phys->cache_uuid, VK_UUID_SIZE) == 0;
 }
@@ -223,9 +257,11 @@ status gpu_pipelines_init(gpu *d) {
     char *path = gpu_cache_path(d, "pipelines", "bin");
     d->shaders = mem_zalloc((size_t)gpu_spirv_count * sizeof *d->shaders);
     if (!d->shaders) TRY(fail(E_HOST_MEMORY, "no host memory for %d shaders", gpu_spirv_count));
-    if (path && os_file_exists(path) && file_read(path, CACHE_MOST, &data, &bytes) != OK) error_clear();
+    if (path && os_file_exists(path) && file_read(path, CACHE_MOST, &data, &bytes) != OK)
+        error_clear();
     bool valid = data && cache_valid(d, data, bytes);
-    if (data && !valid) log_info("%s is damaged or of another driver: shaders are compiled again", path);
+    if (data && !valid)
+        log_info("%s is damaged or of another driver: shaders are compiled again", path);
     VkPipelineCacheCreateInfo info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
     if (valid) {
         d->cache_bytes = info.initialDataSize = bytes - sizeof(cache_head);
@@ -244,13 +280,18 @@ static void cache_save(gpu *d) {
     size_t bytes = 0;
     char *path = gpu_cache_path(d, "pipelines", "bin");
     uint8_t *data = NULL;
-    if (!path || d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0) goto out;
+    if (!path || d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, NULL) != VK_SUCCESS ||
+        bytes == 0)
+        goto out;
     data = mem_alloc(sizeof(cache_head) + bytes);
-    if (!data || d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, data + sizeof(cache_head)) != VK_SUCCESS) goto out;
+    if (!data || d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes,
+                                              data + sizeof(cache_head)) != VK_SUCCESS)
+        goto out;
     cache_head head = {.bytes = bytes, .hash = gpu_hash(data + sizeof head, bytes, GPU_HASH_START)};
     memcpy(head.magic, CACHE_MAGIC, sizeof head.magic);
     memcpy(data, &head, sizeof head);
-    if (os_mkdir_p(d->cache_dir) != OK || file_write_atomic(path, data, sizeof head + bytes) != OK) {
+    if (os_mkdir_p(d->cache_dir) != OK ||
+        file_write_atomic(path, data, sizeof head + bytes) != OK) {
         log_warn("pipeline cache not written: %s", error_message());
         error_clear();
     }

@@ -1,19 +1,23 @@
-/* transfer.c: blocking copies between host and device. Where the host sees the memory it is a memcpy;
- * elsewhere pieces go through two staging slots, so that the GPU copies one while the host fills the other.
+/* transfer.c: blocking copies between host and device. Where the host sees the memory it is a
+ * memcpy; elsewhere pieces go through two staging slots, so that the GPU copies one while the
+ * host fills the other.
  * SPDX-License-Identifier: MIT */
 #include "gpu/gpu_internal.h"
 
-#define SLOT_BYTES ((uint64_t)8 << 20) /* large enough that the bus, not the submission, is the cost */
+#define SLOT_BYTES                                                                                 \
+    ((uint64_t)8 << 20) /* large enough that the bus, not the submission, is the cost */
 
 static status transfer_init(gpu *d) {
     status st = OK;
     transfer *t = &d->copy;
     if (t->pool) return OK;
     TRY(gpu_alloc(d, GPU_STAGING, TRANSFER_SLOTS * SLOT_BYTES, &t->staging));
-    if (!gpu_mapped(t->staging)) TRY(fail(E_UNSUPPORTED, "%s: staging memory is not host-visible", d->caps.name));
+    if (!gpu_mapped(t->staging))
+        TRY(fail(E_UNSUPPORTED, "%s: staging memory is not host-visible", d->caps.name));
     VkCommandPoolCreateInfo pool = {
         .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-        .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
+        .flags =
+            VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
         .queueFamilyIndex = d->phys->queue_family,
     };
     VK(d->vk.vkCreateCommandPool(d->device, &pool, NULL, &t->pool));
@@ -58,8 +62,9 @@ static status slot_start(gpu *d, int k, gpu_span dst, gpu_span src, uint64_t byt
     VkMemoryBarrier after = {
         .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
         .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
-        .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT |
-                         VK_ACCESS_TRANSFER_WRITE_BIT | VK_ACCESS_HOST_READ_BIT,
+        .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT |
+                         VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT |
+                         VK_ACCESS_HOST_READ_BIT,
     };
     VK(d->vk.vkBeginCommandBuffer(cb, &begin));
     if (src.chunk) {
@@ -69,7 +74,8 @@ static status slot_start(gpu *d, int k, gpu_span dst, gpu_span src, uint64_t byt
         d->vk.vkCmdFillBuffer(cb, dst.chunk->buffer, dst.offset, bytes, word);
     }
     d->vk.vkCmdPipelineBarrier(cb, VK_PIPELINE_STAGE_TRANSFER_BIT,
-                               VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT | VK_PIPELINE_STAGE_HOST_BIT,
+                               VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT |
+                                   VK_PIPELINE_STAGE_TRANSFER_BIT | VK_PIPELINE_STAGE_HOST_BIT,
                                0, 1, &after, 0, NULL, 0, NULL);
     VK(d->vk.vkEndCommandBuffer(cb));
     TRY(gpu_submit(d, cb, d->copy.fence[k]));
@@ -81,8 +87,10 @@ out:
 static gpu_span part(gpu_span s, uint64_t at) { return (gpu_span){s.chunk, s.offset + at, 0}; }
 
 static status check_size(const char *what, gpu_span s, uint64_t bytes) {
-    if (!s.chunk || bytes > s.chunk->bytes || s.offset > s.chunk->bytes - bytes || bytes > align_up(s.bytes, 4))
-        return fail(E_SHAPE, "%s of %llu bytes at a span of %llu", what, (unsigned long long)bytes, (unsigned long long)s.bytes);
+    if (!s.chunk || bytes > s.chunk->bytes || s.offset > s.chunk->bytes - bytes ||
+        bytes > align_up(s.bytes, 4))
+        return fail(E_SHAPE, "%s of %llu bytes at a span of %llu", what, (unsigned long long)bytes,
+                    (unsigned long long)s.bytes);
     return OK;
 }
 
@@ -130,10 +138,11 @@ status gpu_download(gpu *d, gpu_span src, void *dst, uint64_t bytes) {
     const uint8_t *stage = gpu_mapped(d->copy.staging);
     uint64_t started = 0; /* pieces are started TRANSFER_SLOTS ahead of the one that is read */
     for (uint64_t at = 0; at < bytes; at += SLOT_BYTES) {
-        for (; started < bytes && started < at + TRANSFER_SLOTS * SLOT_BYTES; started += SLOT_BYTES) {
+        for (; started < bytes && started < at + TRANSFER_SLOTS * SLOT_BYTES;
+             started += SLOT_BYTES) {
             int k = (int)(started / SLOT_BYTES % TRANSFER_SLOTS);
-            TRY(slot_start(d, k, part(d->copy.staging, (uint64_t)k * SLOT_BYTES), part(src, started),
-                           MIN(SLOT_BYTES, bytes - started), 0));
+            TRY(slot_start(d, k, part(d->copy.staging, (uint64_t)k * SLOT_BYTES),
+                           part(src, started), MIN(SLOT_BYTES, bytes - started), 0));
         }
         int k = (int)(at / SLOT_BYTES % TRANSFER_SLOTS);
         TRY(slot_wait(d, k));
@@ -150,8 +159,10 @@ status gpu_fill(gpu *d, gpu_span dst, uint32_t word) {
     uint8_t *mapped = gpu_mapped(dst);
     uint64_t whole = dst.bytes & ~3ull;
     if (mapped) {
-        if (word == 0) memset(mapped, 0, whole);
-        else for (uint64_t at = 0; at < whole; at += 4) memcpy(mapped + at, &word, 4);
+        if (word == 0)
+            memset(mapped, 0, whole);
+        else
+            for (uint64_t at = 0; at < whole; at += 4) memcpy(mapped + at, &word, 4);
         memcpy(mapped + whole, &word, dst.bytes - whole);
         return OK;
     }
@@ -160,7 +171,9 @@ status gpu_fill(gpu *d, gpu_span dst, uint32_t word) {
         TRY(slot_start(d, 0, dst, (gpu_span){0}, whole, word));
         TRY(slot_wait(d, 0));
     }
-    if (whole < dst.bytes) TRY(gpu_upload(d, (gpu_span){dst.chunk, dst.offset + whole, dst.bytes - whole}, &word, dst.bytes - whole));
+    if (whole < dst.bytes)
+        TRY(gpu_upload(d, (gpu_span){dst.chunk, dst.offset + whole, dst.bytes - whole}, &word,
+                       dst.bytes - whole));
 out:
     return st;
 }

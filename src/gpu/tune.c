@@ -1,15 +1,15 @@
-/* tune.c: which shader variant was measured to be fastest for a shape, on this device and driver. A text
- * file in the cache directory: a first line that names the format, then "choice key" lines. A damaged file
- * costs measuring again: lines that do not parse are skipped.
+/* tune.c: which shader variant was measured to be fastest for a shape, on this device and
+ * driver. A text file in the cache directory: a first line that names the format, then "choice
+ * key" lines. A damaged file costs measuring again: lines that do not parse are skipped.
  * SPDX-License-Identifier: MIT */
 #include "gpu/gpu_internal.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-#define HEAD "imago tuning 1\n"
+#define HEAD      "imago tuning 1\n"
 #define FILE_MOST ((size_t)4 << 20)
 #define ROWS_MOST 65536
-#define KEY_MOST 240
+#define KEY_MOST  240
 
 static tune_row *find(const tune_table *t, const char *key) {
     for (int i = 0; i < t->n; i++)
@@ -28,7 +28,8 @@ static void put(tune_table *t, const char *key, size_t n, int choice) {
     if (t->n == ROWS_MOST) return;
     if (t->n == t->cap) {
         int cap = t->cap ? t->cap * 2 : 64;
-        tune_row *row = mem_realloc(t->row, (size_t)t->cap * sizeof *row, (size_t)cap * sizeof *row);
+        tune_row *row =
+            mem_realloc(t->row, (size_t)t->cap * sizeof *row, (size_t)cap * sizeof *row);
         if (!row) return;
         t->row = row;
         t->cap = cap;
@@ -48,7 +49,8 @@ static void parse(tune_table *t, const char *text, const char *end) {
         if (!stop) return; /* no line end: cut short */
         next = stop + 1;
         char *key = NULL;
-        long choice = strtol(line, &key, 10); /* the text ends with a NUL, and each line here with \n */
+        long choice =
+            strtol(line, &key, 10); /* the text ends with a NUL, and each line here with \n */
         if (key == line || key >= stop || *key != ' ' || choice < 0 || choice > INT16_MAX) continue;
         size_t n = (size_t)(stop - key - 1);
         if (key_valid(key + 1, n)) put(t, key + 1, n, (int)choice);
@@ -60,8 +62,10 @@ void gpu_tune_load(gpu *d) {
     uint8_t *data = NULL;
     size_t bytes = 0;
     if (path && os_file_exists(path)) {
-        if (file_read(path, FILE_MOST, &data, &bytes) == OK) parse(&d->tune, (const char *)data, (const char *)data + bytes);
-        else error_clear();
+        if (file_read(path, FILE_MOST, &data, &bytes) == OK)
+            parse(&d->tune, (const char *)data, (const char *)data + bytes);
+        else
+            error_clear();
         log_debug("%s: %d measured choices", path, d->tune.n);
     }
     mem_free(data);
@@ -77,8 +81,10 @@ void gpu_tune_set(gpu *d, const char *key, int choice) {
     size_t n = strlen(key);
     if (choice < 0 || choice > INT16_MAX || !key_valid(key, n)) return;
     tune_row *r = find(&d->tune, key);
-    if (r) r->choice = choice;
-    else put(&d->tune, key, n, choice);
+    if (r)
+        r->choice = choice;
+    else
+        put(&d->tune, key, n, choice);
     d->tune.dirty = true;
 }
 

@@ -29,7 +29,7 @@ static sizes sizes_of(const node *n) {
     return (sizes){tensor_count(n->in[0]) / d, r->d[0], r->d[1], d};
 }
 
-#define ROWS 4 /* rows an invocation (or a pass of the host kernel) makes at once, so that r is read once for all */
+#define ROWS 4 /* rows an invocation makes at once, so that r is read once for all */
 
 static status encode(gpu_cmd *c, const node *n) {
     sizes z = sizes_of(n);
@@ -40,44 +40,57 @@ static status encode(gpu_cmd *c, const node *n) {
         .push = &push, .push_bytes = sizeof push, .work = 2.0 * (double)z.rows * (double)z.d * (double)z.b}, push.n);
 }
 
-/* cpu: r as f32, blocks [j][k]. */
+#define HOST_ROWS 8  /* rows x columns of sums that the host kernel keeps in registers */
+#define HOST_COLS 16
+typedef float vec __attribute__((vector_size(HOST_COLS * 4), aligned(4)));
+static int64_t padded(int64_t b) { return (int64_t)align_up((size_t)b, HOST_COLS); }
+
+/* cpu: r as f32, blocks [j][k] with k padded to whole vectors. */
 static status prepare(prep *p, node *n) {
-    if (p->host) prep_scratch(n, (size_t)tensor_count(n->in[1]) * 4);
+    sizes z = sizes_of(n);
+    if (p->host) prep_scratch(n, (size_t)(z.d * padded(z.b)) * 4);
     return OK;
 }
 
-HOST_KERNEL(load_block, (const void *r, dtype t, int64_t at, int64_t b, bool trans, float *y), (r, t, at, b, trans, y)) {
+HOST_KERNEL(load_block, (const void *r, dtype t, int64_t at, int64_t b, int64_t pad, bool trans, float *y), (r, t, at, b, pad, trans, y)) {
     float v[LANES];
+    memset(y, 0, (size_t)(b * pad) * 4);
     for (int64_t i = 0; i < b; i++)
         for (int64_t k = 0; k < b; k += LANES) {
             int64_t m = MIN(b - k, LANES);
             lanes_load(r, t, at + i * b + k, m, v);
-            if (trans) for (int64_t e = 0; e < m; e++) y[(k + e) * b + i] = v[e];
-            else memcpy(y + i * b + k, v, (size_t)m * 4);
+            if (trans) for (int64_t e = 0; e < m; e++) y[(k + e) * pad + i] = v[e];
+            else memcpy(y + i * pad + k, v, (size_t)m * 4);
         }
 }
 
-/* y[row, k] = sum_j x[row, j] r[j, k] for up to ROWS rows of one block; rows are d elements apart. */
-HOST_KERNEL(block_rows, (const void *x, void *y, dtype t, int64_t at, int64_t d, int64_t rows, const float *r, int64_t b), (x, y, t, at, d, rows, r, b)) {
-    float v[ROWS][LANES], sum[ROWS][LANES];
-    for (int64_t k = 0; k < b; k += LANES) {
-        int64_t nk = MIN(b - k, LANES);
-        memset(sum, 0, sizeof sum);
+/* y[row, k] = sum_j x[row, j] r[j, k] for up to HOST_ROWS rows of one block; rows are d elements apart. */
+HOST_KERNEL(block_rows, (const void *x, void *y, dtype t, int64_t at, int64_t d, int64_t rows, const float *r, int64_t b, int64_t pad),
+            (x, y, t, at, d, rows, r, b, pad)) {
+    float v[HOST_ROWS][LANES], line[HOST_COLS];
+    const float *in[HOST_ROWS];
+    for (int64_t q = 0; q < HOST_ROWS; q++) in[q] = t == DT_F32 ? (const float *)x + at + MIN(q, rows - 1) * d : v[q];
+    for (int64_t k = 0; k < b; k += HOST_COLS) {
+        int64_t nk = MIN(b - k, HOST_COLS);
+        vec sum[HOST_ROWS] = {0};
         for (int64_t j = 0; j < b; j += LANES) {
-            int64_t nj = MIN(b - j, LANES);
-            for (int64_t q = 0; q < ROWS; q++) lanes_load(x, t, at + MIN(q, rows - 1) * d + j, nj, v[q]);
+            int64_t nj = MIN(b - j, LANES), from = t == DT_F32 ? j : 0;
+            if (t != DT_F32 && (k == 0 || b > LANES)) /* else still there from the last k */
+                for (int64_t q = 0; q < HOST_ROWS; q++) lanes_load(x, t, at + MIN(q, rows - 1) * d + j, nj, v[q]);
             for (int64_t e = 0; e < nj; e++) {
-                const float *w = r + (j + e) * b + k;
-                float x0 = v[0][e], x1 = v[1][e], x2 = v[2][e], x3 = v[3][e];
-                for (int64_t i = 0; i < nk; i++) {
-                    sum[0][i] += x0 * w[i];
-                    sum[1][i] += x1 * w[i];
-                    sum[2][i] += x2 * w[i];
-                    sum[3][i] += x3 * w[i];
-                }
+                vec w;
+                memcpy(&w, r + (j + e) * pad + k, sizeof w);
+#pragma GCC unroll 8
+                for (int q = 0; q < HOST_ROWS; q++) sum[q] += in[q][from + e] * w;
             }
         }
-        for (int64_t q = 0; q < rows; q++) lanes_save(y, t, at + q * d + k, nk, sum[q]);
+#pragma GCC unroll 8
+        for (int q = 0; q < HOST_ROWS; q++) {
+            if (q >= rows) continue;
+            memcpy(line, &sum[q], sizeof line);
+            if (nk == HOST_COLS) lanes_save(y, t, at + q * d + k, HOST_COLS, line);
+            else lanes_save(y, t, at + q * d + k, nk, line);
+        }
     }
 }
 
@@ -87,26 +100,31 @@ static void run_load(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
     sizes z = sizes_of(j->n);
     for (int64_t i = begin; i < end; i++)
-        load_block(j->isa, j->n->in[1]->data, j->n->in[1]->dtype, i * z.b * z.b, z.b, ATTRS(j->n, block_attrs)->trans,
-                   (float *)j->n->scratch->data + i * z.b * z.b);
+        load_block(j->isa, j->n->in[1]->data, j->n->in[1]->dtype, i * z.b * z.b, z.b, padded(z.b), ATTRS(j->n, block_attrs)->trans,
+                   (float *)j->n->scratch->data + i * z.b * padded(z.b));
 }
 
-/* Groups [begin, end) of ROWS rows. */
+#define HOST_GROUPS 4 /* groups of rows that one block is used for before the next: x streams, r stays in the second-level cache */
+
+/* Groups [begin, end) of HOST_ROWS rows. */
 static void run(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
     const node *n = j->n;
+    const tensor *x = n->in[0];
     sizes z = sizes_of(n);
-    for (int64_t i = 0; i < z.blocks; i++)
-        for (int64_t g = begin; g < end; g++)
-            block_rows(j->isa, n->in[0]->data, n->out[0]->data, n->in[0]->dtype, g * ROWS * z.d + i * z.b, z.d, MIN(ROWS, z.rows - g * ROWS),
-                       (const float *)n->scratch->data + i * z.b * z.b, z.b);
+    int64_t pad = padded(z.b);
+    for (int64_t first = begin; first < end; first += HOST_GROUPS)
+        for (int64_t i = 0; i < z.blocks; i++)
+            for (int64_t g = first; g < MIN(end, first + HOST_GROUPS); g++)
+                block_rows(j->isa, x->data, n->out[0]->data, x->dtype, g * HOST_ROWS * z.d + i * z.b, z.d, MIN(HOST_ROWS, z.rows - g * HOST_ROWS),
+                           (const float *)n->scratch->data + i * z.b * pad, z.b, pad);
 }
 
 static void host_run(host *h, const node *n) {
     sizes z = sizes_of(n);
     job j = {n, host_get_isa(h)};
     host_parallel(h, z.blocks, MAX(1, MOVE_GRAIN / (z.b * z.b)), run_load, &j);
-    host_parallel(h, div_up(z.rows, ROWS), MAX(1, 2 * MOVE_GRAIN / (z.d * z.b)), run, &j);
+    host_parallel(h, div_up(z.rows, HOST_ROWS), MAX(1, 2 * MOVE_GRAIN / (z.d * z.b)), run, &j);
 }
 
 /* dr[i] = sum over rows of x_i^T dy_i: a matmul batched over blocks. */

@@ -58,9 +58,11 @@ LANE_INLINE float cos_turn(uint32_t w) {
     return quadrant == 1 || quadrant == 2 ? -r : r;
 }
 
-/* y[i] = element at + i of a sample; elements of one sample are below 2^32 (a tensor is at most 4 GiB). */
-HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint32_t at, bool normal, float *y, int64_t n),
+/* y[i] = element at + i of a sample, n <= LANES; elements of one sample are below 2^32 (a tensor is at most
+ * 4 GiB). Words first, then formulas: two loops that the compiler vectorises. */
+HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint32_t at, bool normal, float *restrict y, int64_t n),
             (seed0, seed1, sample, at, normal, y, n)) {
+    uint32_t w0[LANES], w1[LANES];
     for (int64_t i = 0; i < n; i++) {
         uint32_t c0 = at + (uint32_t)i, c1 = 0, c2 = sample, c3 = 0, k0 = seed0, k1 = seed1;
         for (int round = 0; round < 10; round++) {
@@ -72,8 +74,13 @@ HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint3
             k0 += 0x9E3779B9u;
             k1 += 0xBB67AE85u;
         }
-        y[i] = normal ? sqrtf(2.0f * minus_log(c0)) * cos_turn(c1) : (float)(c0 >> 8) * 0x1p-24f;
+        w0[i] = c0;
+        w1[i] = c1;
     }
+    if (normal)
+        for (int64_t i = 0; i < n; i++) y[i] = sqrtf(2.0f * minus_log(w0[i])) * cos_turn(w1[i]);
+    else
+        for (int64_t i = 0; i < n; i++) y[i] = (float)(w0[i] >> 8) * 0x1p-24f;
 }
 HOST_KERNEL(save_block, (void *y, dtype t, int64_t at, int64_t n, const float *v), (y, t, at, n, v)) {
     lanes_save(y, t, at, n, v);

@@ -330,6 +330,26 @@ static void test_memory_short(gpu *d) {
     mem_free(all);
 }
 
+/* A reset of the GPU, to the rest of the program: a status at once, and a clean close. */
+static void test_lost(gpu_instance *in, int index) {
+    gpu *d;
+    gpu_cmd *c;
+    gpu_span s;
+    float x[4] = {0};
+    REQUIRE_OK(gpu_open(in, index, NULL, &d));
+    REQUIRE_OK(gpu_alloc(d, GPU_STATE, sizeof x, &s));
+    REQUIRE_OK(gpu_cmd_create(d, &c));
+    REQUIRE_OK(gpu_copy(c, (gpu_span){s.chunk, 8, 8}, (gpu_span){s.chunk, 0, 8}, 8));
+    REQUIRE_OK(gpu_cmd_end(c));
+    d->lost = true;
+    REQUIRE(gpu_cmd_run(c, NULL, NULL) == E_DEVICE_LOST);
+    REQUIRE(gpu_upload(d, hide(s), x, sizeof x) == E_DEVICE_LOST);
+    error_clear();
+    gpu_cmd_destroy(c);
+    gpu_free(d, s);
+    gpu_close(d);
+}
+
 /* ---- the cache directory ---- */
 
 static status use_once(gpu *d) {
@@ -493,6 +513,7 @@ int main(int argc, char **argv) {
     test_cutting(d);
     test_memory_short(d);
     gpu_close(d);
+    test_lost(in, index);
     char dir[] = "/tmp/imago-test-gpu-XXXXXX";
     REQUIRE(mkdtemp(dir));
     test_cache(in, index, dir);

@@ -345,6 +345,7 @@ status gpu_open(gpu_instance *i, int index, const char *cache_dir, gpu **out) {
     d->instance = i;
     d->phys = p;
     d->caps = p->caps;
+    d->caps.memory_free_bytes = gpu_memory_free(p, 0);
     vkGetPhysicalDeviceMemoryProperties(p->handle, &d->memory);
     if (cache_dir && cache_dir[0]) {
         size_t n = strlen(cache_dir) + 1;

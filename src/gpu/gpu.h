@@ -80,7 +80,7 @@ gpu *gpu_cmd_device(gpu_cmd *c);
  * E_DEVICE_LOST, E_CANCELLED. */
 status gpu_cmd_run(gpu_cmd *c, bool (*cancelled)(void *), void *ctx);
 int    gpu_cmd_count(const gpu_cmd *c);           /* command buffers */
-/* Nanoseconds between mark k and mark k+1 (or the end) of the last run; E_UNSUPPORTED without timestamps. */
+/* Milliseconds between mark k and mark k+1 (or the end) of the last run; E_UNSUPPORTED without timestamps. */
 status gpu_cmd_times(gpu_cmd *c, int n_marks, double *ms);
 
 /* Folds n items of `local` per workgroup into x and y (65,535 groups each). Shaders compute

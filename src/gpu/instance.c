@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: MIT */
 #define VOLK_IMPLEMENTATION
 #include "gpu/gpu_internal.h"
+#include <stdio.h>
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
 #define MAX_DEVICES      64
@@ -176,7 +177,15 @@ static status list_devices(gpu_instance *i) {
     i->dev = mem_zalloc(n * sizeof *i->dev);
     if (!i->dev) return fail(E_HOST_MEMORY, "no host memory to list %u Vulkan devices", n);
     for (uint32_t k = 0; k < n; k++) {
-        TRY(gpu_physical_fill(i, handles[k], &i->dev[k]));
+        st = gpu_physical_fill(i, handles[k], &i->dev[k]);
+        if (st == E_HOST_MEMORY) TRY(st);
+        if (st != OK) { /* one device with a broken driver does not hide the others */
+            gpu_caps *c = &i->dev[k].caps;
+            c->usable = false;
+            snprintf(c->why_not, sizeof c->why_not, "%.150s", error_message());
+            error_clear();
+            st = OK;
+        }
         i->n++;
     }
 out:

@@ -8,7 +8,6 @@
  *     p -= lr / (1 - b1^step) m / (sqrt(v) / sqrt(1 - b2^step) + eps)
  *   errors  E_SHAPE      source  Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
 #include "op/move.h"
 #include <math.h>
 
@@ -59,10 +58,6 @@ HOST_KERNEL(adamw_block, (step s, float *restrict p, const float *restrict g, fl
         p[i] = s.keep * p[i] - s.size * a / (sqrtf(b) * s.root + s.eps);
     }
 }
-HOST_KERNEL(copy_block, (void *copy, dtype t, const float *p, int64_t at, int64_t n), (copy, t, p, at, n)) {
-    lanes_save(copy, t, at, n, p);
-}
-
 typedef struct job { const node *n; host_isa isa; step s; } job;
 
 static void run(void *ctx, int64_t begin, int64_t end) {
@@ -70,10 +65,11 @@ static void run(void *ctx, int64_t begin, int64_t end) {
     const node *n = j->n;
     float *p = n->in[P]->data, *m = n->in[M]->data, *v = n->in[V]->data;
     const float *g = n->in[GRAD]->data;
+    const tensor *copy = n->in[COPY];
     for (int64_t i = begin; i < end; i += 2048) { /* what was just written is still cached for the copy */
         int64_t k = MIN(2048, end - i);
         adamw_block(j->isa, j->s, p + i, g + i, m + i, v + i, k);
-        if (n->in[COPY]) copy_block(j->isa, n->in[COPY]->data, n->in[COPY]->dtype, p + i, i, k);
+        if (copy) move_save(j->isa, copy, i, k, p + i);
     }
 }
 

@@ -128,9 +128,6 @@ HOST_KERNEL(add_scaled, (const void *x, dtype t, int64_t at, int64_t m, float sc
     lanes_load(x, t, at, m, v);
     for (int64_t i = 0; i < m; i++) sum[i] += scale * v[i];
 }
-HOST_KERNEL(save_block, (void *y, dtype t, int64_t at, int64_t m, const float *v), (y, t, at, m, v)) {
-    lanes_save(y, t, at, m, v);
-}
 
 /* dx of pixel (y, x) of image b. */
 static void bwd_pixel(const job *j, const pool_geom *g, int64_t b, int64_t y, int64_t x) {
@@ -146,7 +143,7 @@ static void bwd_pixel(const job *j, const pool_geom *g, int64_t b, int64_t y, in
                 int64_t count = pool_window(r, g->h, g, &a, &e) * pool_window(q, g->w, g, &a, &e);
                 add_scaled(j->isa, n->in[0]->data, n->in[0]->dtype, ((b * g->oh + r) * g->ow + q) * g->c + k, m, 1.0f / (float)count, sum);
             }
-        save_block(j->isa, n->out[0]->data, n->out[0]->dtype, ((b * g->h + y) * g->w + x) * g->c + k, m, sum);
+        move_save(j->isa, n->out[0], ((b * g->h + y) * g->w + x) * g->c + k, m, sum);
     }
 }
 

@@ -4,7 +4,6 @@
  *   In double (tests) every cast keeps f64.
  *   errors  E_UNSUPPORTED for u32      source  IEEE 754 round to nearest even
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
 #include "op/move.h"
 
 typedef struct cast_attrs { uint32_t to; } cast_attrs;
@@ -35,43 +34,9 @@ static status encode(gpu_cmd *c, const node *n) {
         .bind = {x->span, y->span}, .n_bind = 2, .push = &push, .push_bytes = sizeof push}, push.n);
 }
 
-HOST_KERNEL(cast_to_f16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_to_f16(x[i]);
-}
-HOST_KERNEL(cast_to_bf16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_to_bf16(x[i]);
-}
-HOST_KERNEL(cast_from_f16, (const uint16_t *x, float *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_from_f16(x[i]);
-}
-HOST_KERNEL(cast_from_bf16, (const uint16_t *x, float *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_from_bf16(x[i]);
-}
-HOST_KERNEL(cast_f16_bf16, (const uint16_t *x, uint16_t *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_to_bf16(lane_from_f16(x[i]));
-}
-HOST_KERNEL(cast_bf16_f16, (const uint16_t *x, uint16_t *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = lane_to_f16(lane_from_bf16(x[i]));
-}
-
-typedef struct job { const node *n; host_isa isa; } job;
-
-static void run(void *ctx, int64_t begin, int64_t end) {
-    const job *j = ctx;
-    const tensor *x = j->n->in[0], *y = j->n->out[0];
-    const void *src = (const char *)x->data + (size_t)begin * dtype_bytes(x->dtype);
-    void *dst = (char *)y->data + (size_t)begin * dtype_bytes(y->dtype);
-    int64_t count = end - begin;
-    if (x->dtype == DT_F32 && y->dtype == DT_F16) cast_to_f16(j->isa, src, dst, count);
-    else if (x->dtype == DT_F32) cast_to_bf16(j->isa, src, dst, count);
-    else if (y->dtype == DT_F32 && x->dtype == DT_F16) cast_from_f16(j->isa, src, dst, count);
-    else if (y->dtype == DT_F32) cast_from_bf16(j->isa, src, dst, count);
-    else if (x->dtype == DT_F16) cast_f16_bf16(j->isa, src, dst, count);
-    else cast_bf16_f16(j->isa, src, dst, count);
-}
-
 static void host_run(host *h, const node *n) {
-    host_parallel(h, tensor_count(n->in[0]), MOVE_GRAIN, run, &(job){n, host_get_isa(h)});
+    const tensor *x = n->in[0], *y = n->out[0];
+    host_convert(h, y->data, y->dtype, x->data, x->dtype, tensor_count(x));
 }
 
 static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) {

@@ -40,9 +40,6 @@ HOST_KERNEL(keep_larger, (const void *x, dtype t, int64_t at, int64_t m, uint32_
         where[i] = take ? index : where[i];
     }
 }
-HOST_KERNEL(save_block, (void *y, dtype t, int64_t at, int64_t m, const float *v), (y, t, at, m, v)) {
-    lanes_save(y, t, at, m, v);
-}
 
 typedef struct job { const node *n; host_isa isa; } job;
 
@@ -59,7 +56,7 @@ static void pixel(const job *j, const pool_geom *g, int64_t b, int64_t r, int64_
         for (int64_t y = y0; y < y1; y++)
             for (int64_t x = x0; x < x1; x++)
                 keep_larger(j->isa, n->in[0]->data, n->in[0]->dtype, ((b * g->h + y) * g->w + x) * g->c + k, m, (uint32_t)(y * g->w + x), best, where);
-        save_block(j->isa, n->out[0]->data, n->out[0]->dtype, to, m, best);
+        move_save(j->isa, n->out[0], to, m, best);
         memcpy((uint32_t *)n->out[1]->data + to, where, (size_t)m * 4);
     }
 }
@@ -159,7 +156,7 @@ static void bwd_pixel(const job *j, const pool_geom *g, int64_t b, int64_t y, in
             for (int64_t q = q0; q < q1; q++)
                 add_chosen(j->isa, n->in[0]->data, n->in[0]->dtype, n->in[1]->data, ((b * g->oh + r) * g->ow + q) * g->c + k, m,
                            (uint32_t)(y * g->w + x), sum);
-        save_block(j->isa, n->out[0]->data, n->out[0]->dtype, ((b * g->h + y) * g->w + x) * g->c + k, m, sum);
+        move_save(j->isa, n->out[0], ((b * g->h + y) * g->w + x) * g->c + k, m, sum);
     }
 }
 

@@ -27,7 +27,12 @@ static inline uint32_t move_bits(dtype t, float value) {
     return (uint32_t)cell;
 }
 
-/* Element count before, at, and after dim. */
+/* y[at..at+n) = v, inside a host_parallel body. */
+static inline void move_save(host_isa isa, const tensor *y, int64_t at, int64_t n, const float *v) {
+    host_convert_serial(isa, (char *)y->data + (size_t)at * dtype_bytes(y->dtype), y->dtype, v, DT_F32, n);
+}
+
+/* Element count before and after dim. */
 static inline void move_split(const shape *s, int dim, int64_t *outer, int64_t *inner) {
     *outer = *inner = 1;
     for (int i = 0; i < dim; i++) *outer *= s->d[i];

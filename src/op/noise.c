@@ -82,9 +82,6 @@ HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint3
     else
         for (int64_t i = 0; i < n; i++) y[i] = (float)(w0[i] >> 8) * 0x1p-24f;
 }
-HOST_KERNEL(save_block, (void *y, dtype t, int64_t at, int64_t n, const float *v), (y, t, at, n, v)) {
-    lanes_save(y, t, at, n, v);
-}
 
 typedef struct job { const node *n; host_isa isa; } job;
 
@@ -98,7 +95,7 @@ static void run(void *ctx, int64_t begin, int64_t end) {
         float v[LANES];
         int64_t at = i % per, m = MIN(MIN(per - at, end - i), LANES);
         noise_block(j->isa, seed[0], seed[1] ^ a->stream, sample[i / per], (uint32_t)at, a->normal, v, m);
-        save_block(j->isa, n->out[0]->data, n->out[0]->dtype, i, m, v);
+        move_save(j->isa, n->out[0], i, m, v);
         i += m;
     }
 }

@@ -36,36 +36,34 @@ static status encode(gpu_cmd *c, const node *n) {
         .bind = {src->span, dst->span}, .n_bind = 2, .push = &push, .push_bytes = sizeof push}, push.n);
 }
 
-HOST_KERNEL(store_add_f32, (float *d, const float *s, int64_t n), (d, s, n)) {
+HOST_KERNEL(add_f32, (float *d, const float *s, int64_t n), (d, s, n)) {
     for (int64_t i = 0; i < n; i++) d[i] += s[i];
 }
-HOST_KERNEL(store_block, (void *d, dtype dt, const void *s, dtype st, bool acc, int64_t at, int64_t n), (d, dt, s, st, acc, at, n)) {
+HOST_KERNEL(add_any, (void *d, dtype dt, const void *s, dtype st, int64_t at, int64_t n), (d, dt, s, st, at, n)) {
     float a[LANES], b[LANES];
     for (int64_t i = 0; i < n; i += LANES) {
         int64_t m = MIN(n - i, LANES);
-        lanes_load(s, st, at + i, m, a);
-        if (acc) {
-            lanes_load(d, dt, at + i, m, b);
-            for (int64_t k = 0; k < m; k++) a[k] += b[k];
-        }
+        lanes_load(d, dt, at + i, m, a);
+        lanes_load(s, st, at + i, m, b);
+        for (int64_t k = 0; k < m; k++) a[k] += b[k];
         lanes_save(d, dt, at + i, m, a);
     }
 }
 
 typedef struct job { const node *n; host_isa isa; } job;
 
-static void run(void *ctx, int64_t begin, int64_t end) {
+static void run_add(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
     const tensor *d = j->n->in[0], *s = j->n->in[1];
-    bool acc = ATTRS(j->n, store_attrs)->accumulate;
-    size_t e = dtype_bytes(d->dtype);
-    if (!acc && d->dtype == s->dtype) memcpy((char *)d->data + (size_t)begin * e, (const char *)s->data + (size_t)begin * e, (size_t)(end - begin) * e);
-    else if (d->dtype == DT_F32 && s->dtype == DT_F32) store_add_f32(j->isa, (float *)d->data + begin, (const float *)s->data + begin, end - begin);
-    else store_block(j->isa, d->data, d->dtype, s->data, s->dtype, acc, begin, end - begin);
+    if (d->dtype == DT_F32 && s->dtype == DT_F32) add_f32(j->isa, (float *)d->data + begin, (const float *)s->data + begin, end - begin);
+    else add_any(j->isa, d->data, d->dtype, s->data, s->dtype, begin, end - begin);
 }
 
 static void host_run(host *h, const node *n) {
-    host_parallel(h, tensor_count(n->in[1]), MOVE_GRAIN, run, &(job){n, host_get_isa(h)});
+    const tensor *d = n->in[0], *s = n->in[1];
+    int64_t count = tensor_count(s);
+    if (ATTRS(n, store_attrs)->accumulate) host_parallel(h, count, MOVE_GRAIN, run_add, &(job){n, host_get_isa(h)});
+    else host_convert(h, d->data, move_type(d->dtype), s->data, move_type(s->dtype), count);
 }
 
 static void ref(const node *n) {

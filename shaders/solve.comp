@@ -1,70 +1,101 @@
 // types: none
-// solve, inverse: a workgroup eliminates one matrix with partial pivoting, in place in global memory: a copy of
-// A in `lu`, B turning into X in `x`. Every invocation finds the pivot itself: n reads, but no barriers.
+// solve, inverse. FACTOR: a workgroup eliminates one matrix with partial pivoting, in place in `lu`; the order of
+// rows follows the matrices. Columns below the diagonal keep l u_kk, which saves a pass and a barrier:
+//     P A = L' D^-1 U with D = diag(L') = diag(U), so L' w = P b, then x = w - D^-1 (U - D) x.
+// else: an invocation solves one column. Sums run in fours: lavapipe stops an invocation after 65,535 loop turns.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "io.glsl"
 layout(local_size_x = 256) in;
-layout(constant_id = 1) const bool INVERSE = false; // B is the identity, binding 1 is not read
+layout(constant_id = 1) const bool FACTOR = true;
+layout(constant_id = 2) const bool INVERSE = false; // B is the identity, binding 1 is not read
 BUF_IN(0, float, a)
 BUF_IN(1, float, b)
 layout(set = 0, binding = 2, std430) coherent buffer buf_lu { float lu[]; };
-layout(set = 0, binding = 3, std430) coherent buffer buf_x { float x[]; };
+BUF_INOUT(3, float, x)
 layout(push_constant) uniform push { uint batch, n, m; };
+
+shared float size[256];
+shared uint row[256];
 
 void sync() {
     memoryBarrierBuffer();
     barrier();
 }
 
-void swap_rows(uint la, uint lx, uint k, uint p, uint t) {
-    for (uint j = t; j < n; j += 256u) {
-        float v = lu[la + k * n + j];
-        lu[la + k * n + j] = lu[la + p * n + j];
-        lu[la + p * n + j] = v;
+// Row of the largest element at or below the diagonal of column k.
+uint pivot_row(uint la, uint k, uint t) {
+    size[t] = k + t < n ? abs(lu[la + (k + t) * n + k]) : -1.0;
+    row[t] = k + t;
+    barrier();
+    for (uint half_way = 128u; half_way > 0u; half_way >>= 1) {
+        if (t < half_way && size[t + half_way] > size[t]) {
+            size[t] = size[t + half_way];
+            row[t] = row[t + half_way];
+        }
+        barrier();
     }
-    for (uint j = t; j < m; j += 256u) {
-        float v = x[lx + k * m + j];
-        x[lx + k * m + j] = x[lx + p * m + j];
-        x[lx + p * m + j] = v;
-    }
+    return row[0];
 }
 
-void main() {
-    uint at = gl_WorkGroupID.y * 65535u + gl_WorkGroupID.x, t = gl_LocalInvocationID.x;
-    if (at >= batch) return; // the whole workgroup
-    uint la = at * n * n, lx = at * n * m;
+void factor(uint at, uint t) {
+    uint la = at * n * n, order = batch * n * n + at * n;
     for (uint i = t; i < n * n; i += 256u) lu[la + i] = a[la + i];
-    for (uint i = t; i < n * m; i += 256u) x[lx + i] = INVERSE ? (i / m == i % m ? 1.0 : 0.0) : b[lx + i];
+    if (t < n) lu[order + t] = float(t);
     sync();
     for (uint k = 0u; k < n; k++) {
-        uint p = k;
-        float best = abs(lu[la + k * n + k]);
-        for (uint i = k + 1u; i < n; i++) {
-            float v = abs(lu[la + i * n + k]);
-            if (v > best) {
-                best = v;
-                p = i;
+        uint p = pivot_row(la, k, t);
+        if (p != k && t < n) {
+            float v = lu[la + k * n + t];
+            lu[la + k * n + t] = lu[la + p * n + t];
+            lu[la + p * n + t] = v;
+            if (t == 0u) {
+                v = lu[order + k];
+                lu[order + k] = lu[order + p];
+                lu[order + p] = v;
             }
         }
         sync();
-        if (p != k) swap_rows(la, lx, k, p, t);
-        sync();
         float pivot = lu[la + k * n + k];
-        uint rows = n - k - 1u, cols = rows + m; // column k itself stays: it is not read again below the diagonal
-        for (uint e = t; e < rows * cols; e += 256u) {
-            uint i = k + 1u + e / cols, j = e % cols;
-            float f = lu[la + i * n + k] / pivot;
-            if (j < rows) lu[la + i * n + k + 1u + j] -= f * lu[la + k * n + k + 1u + j];
-            else x[lx + i * m + j - rows] -= f * x[lx + k * m + j - rows];
+        uint rows = n - k - 1u;
+        for (uint e = t; e < rows * rows; e += 256u) {
+            uint i = k + 1u + e / rows, j = k + 1u + e % rows;
+            lu[la + i * n + j] -= lu[la + i * n + k] / pivot * lu[la + k * n + j];
         }
         sync();
     }
-    for (uint c = t; c < m; c += 256u) // columns of X are independent
-        for (int k = int(n) - 1; k >= 0; k--) {
-            float v = x[lx + uint(k) * m + c];
-            for (uint i = uint(k) + 1u; i < n; i++) v -= lu[la + uint(k) * n + i] * x[lx + i * m + c];
-            x[lx + uint(k) * m + c] = v / lu[la + uint(k) * n + uint(k)];
-        }
+}
+
+// sum over j in [from, to) of lu[i, j] x[j, column]
+float dot_row(uint line, uint from, uint to, uint column) {
+    float sum = 0.0;
+    for (uint j = from; j < to; j += 4u) {
+        uint last = to - 1u;
+        vec4 l = vec4(lu[line + j], lu[line + min(j + 1u, last)], lu[line + min(j + 2u, last)], lu[line + min(j + 3u, last)]);
+        vec4 v = vec4(x[column + j * m], x[column + min(j + 1u, last) * m], x[column + min(j + 2u, last) * m], x[column + min(j + 3u, last) * m]);
+        sum += l.x * v.x;
+        if (j + 1u < to) sum += l.y * v.y;
+        if (j + 2u < to) sum += l.z * v.z;
+        if (j + 3u < to) sum += l.w * v.w;
+    }
+    return sum;
+}
+
+void main() {
+    if (FACTOR) {
+        uint at = gl_WorkGroupID.y * 65535u + gl_WorkGroupID.x;
+        if (at < batch) factor(at, gl_LocalInvocationID.x); // the same for the whole workgroup
+        return;
+    }
+    uint e = index_1d();
+    if (e >= batch * m) return;
+    uint at = e / m, c = e - at * m, la = at * n * n, order = batch * n * n + at * n, column = at * n * m + c;
+    for (uint i = 0u; i < n; i++) {
+        uint from = uint(lu[order + i]);
+        float right = INVERSE ? (from == c ? 1.0 : 0.0) : b[column + from * m];
+        x[column + i * m] = (right - dot_row(la + i * n, 0u, i, column)) / lu[la + i * n + i];
+    }
+    for (uint i = n; i-- > 0u;)
+        x[column + i * m] -= dot_row(la + i * n, i + 1u, n, column) / lu[la + i * n + i];
 }

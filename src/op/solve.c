@@ -34,10 +34,10 @@ status lu_check(const node *n) {
     return OK;
 }
 
-/* A copy of every A, which elimination destroys. */
+/* A copy of every A, which elimination destroys; on Vulkan also the order of its rows. */
 status lu_prepare(prep *p, node *n) {
-    (void)p;
-    prep_scratch(n, tensor_bytes(n->in[0]));
+    const shape *a = &n->in[0]->s;
+    prep_scratch(n, tensor_bytes(n->in[0]) + (p->gpu ? tensor_bytes(n->in[0]) / (size_t)a->d[a->n - 1] : 0));
     return OK;
 }
 
@@ -51,10 +51,14 @@ status lu_encode(gpu_cmd *c, const node *n) {
     sizes z = sizes_of(n);
     const tensor *b = n->n_in > 1 ? n->in[1] : NULL;
     struct { uint32_t batch, n, m; } push = {(uint32_t)z.batch, (uint32_t)z.n, (uint32_t)z.m};
-    return move_dispatch(c, (gpu_dispatch_params){
-        .shader = "solve", .type = DT_U32, .spec = {b == NULL}, .n_spec = 1,
+    gpu_dispatch_params p = {
+        .shader = "solve", .type = DT_U32, .spec = {true, b == NULL}, .n_spec = 2,
         .bind = {n->in[0]->span, (b ? b : n->in[0])->span, n->scratch->span, n->out[0]->span}, .n_bind = 4,
-        .push = &push, .push_bytes = sizeof push, .work = lu_work(n)}, (uint64_t)z.batch * 256); /* a workgroup per matrix */
+        .push = &push, .push_bytes = sizeof push, .work = lu_work(n) / 2};
+    status st = move_dispatch(c, p, (uint64_t)z.batch * 256); /* a workgroup per matrix */
+    if (st != OK) return st;
+    p.spec[0] = false;
+    return move_dispatch(c, p, (uint64_t)(z.batch * z.m));    /* an invocation per column */
 }
 
 HOST_KERNEL(subtract_row, (float *restrict y, const float *restrict x, float f, int64_t n), (y, x, f, n)) {

@@ -22,6 +22,7 @@ static const gemm_tile gpu_tiles[] = {
 };
 #define TUNE_FLOPS 4e9      /* a timed job is cut down to this: about 1 ms on a small GPU */
 #define TUNE_REPEATS 4
+#define TUNE_LEAST 1e8      /* smaller jobs last some microseconds with any tile: not worth timing */
 
 gpu_span span_part(gpu_span s, uint64_t offset, uint64_t bytes) {
     return (gpu_span){s.chunk, s.offset + offset, bytes};
@@ -34,6 +35,10 @@ status gemm_plan_keep(node *n, const gemm_plan *p) {
     n->prepared = keep;
     n->unprepare = mem_free;
     return OK;
+}
+
+static double job_flops(const gemm_job *j) {
+    return 2.0 * (double)j->m * (double)j->n * (double)j->k * (double)j->batch;
 }
 
 /* Candidate i for this device and job; false when it cannot run there. */
@@ -56,7 +61,7 @@ static bool candidate(const gpu_caps *c, const gemm_job *j, int i, gemm_tile *t)
 static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) {
     uint32_t lanes = c->subgroup_size;
     if (c->kind != GPU_SOFTWARE || (lanes != 4 && lanes != 8 && lanes != 16)) return false;
-    double flops = 2.0 * (double)j->m * (double)j->n * (double)j->k * (double)j->batch;
+    double flops = job_flops(j);
     uint32_t rows = flops < 1e7 || j->m <= 8 ? MAX(lanes, 8) : flops < 1e9 || j->m <= 32 ? 32 : 64;
     *out = (gemm_tile){lanes, 1, 0, rows, 1, 4, 0};
     return true;
@@ -88,6 +93,10 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
     gpu_span span[3] = {0};
     char key[128];
     if (software_tile(caps, j, out)) return OK;
+    if (job_flops(j) < TUNE_LEAST) {
+        *out = gpu_tiles[j->m <= 16 ? 4 : 1];
+        return OK;
+    }
     snprintf(key, sizeof key, "%s_%s %c%c%d%d m%d n%d k%d b%d", j->name, dtype_name(j->type), j->form.a_t ? 't' : 'n',
              j->form.b_t ? 't' : 'n', j->form.a_vec, j->form.b_vec, size_class(j->m), size_class(j->n),
              size_class(j->k), size_class(j->batch));

@@ -44,5 +44,5 @@ vec4 to_T4(vec4 f) { return f; }
 #define BUF_INOUT(b, type, name) layout(set = 0, binding = b, std430) buffer buf_##name { type name[]; };
 
 /* Index of this invocation where the host called gpu_groups_1d(n, local): y carries on past 65,535 groups.
- * Not from gl_GlobalInvocationID: Mesa 22.3's lavapipe then goes wrong where y > 0 and that id passes 65,534. */
-uint index_1d() { return (gl_WorkGroupID.y * 65535u + gl_WorkGroupID.x) * gl_WorkGroupSize.x + gl_LocalInvocationID.x; }
+ * A macro: the including shader declares its local size after this file, and before that it counts as 1. */
+#define index_1d() (gl_WorkGroupID.y * 65535u * gl_WorkGroupSize.x + gl_GlobalInvocationID.x)

@@ -1,20 +1,32 @@
-/* test_host_attention.c: every path of host_attention_* (base, AVX2, AVX-512, AMX, as far as this CPU goes)
- * against a plain loop in double; the loop's gradient against central differences.
- * An error is measured against the sum of the magnitudes added up, not against the result, so that
+/* test_host_attention.c: every path of host_attention_* (base, AVX2, AVX-512, AMX, as far as this
+ * CPU goes) against a plain loop in double; the loop's gradient against central differences. An
+ * error is measured against the sum of the magnitudes added up, not against the result, so that
  * cancellation neither hides nor invents one. Buffers carry guard zones.
  * SPDX-License-Identifier: MIT */
 #include "host/attention_internal.h"
 #include "test.h"
 
 enum { MAX_PARTS = 4, GUARD = 64 };
-typedef struct part_spec { int64_t t; double offset; int bias; int same_as; } part_spec; /* same_as: 1 + index, 0 = own data */
-/* bias: 0 none, 1 dense [heads, tq, t], 2 [tq, t] for all heads, 3 [t], 4 per (head, i), 5 dense with -inf,
- * 6 dense with keys outermost (bias_k is large) */
+typedef struct part_spec {
+    int64_t t;
+    double offset;
+    int bias;
+    int same_as;
+} part_spec; /* same_as: 1 + index, 0 = own data */
+/* bias: 0 none, 1 dense [heads, tq, t], 2 [tq, t] for all heads, 3 [t], 4 per (head, i), 5 dense
+ * with -inf, 6 dense with keys outermost (bias_k is large) */
 typedef struct spec {
-    const char *name; int heads; int64_t tq, kw; int n_parts; part_spec part[MAX_PARTS];
-    bool causal, accumulate; double weight, scale; int64_t extra_ld;
+    const char *name;
+    int heads;
+    int64_t tq, kw;
+    int n_parts;
+    part_spec part[MAX_PARTS];
+    bool causal, accumulate;
+    double weight, scale;
+    int64_t extra_ld;
 } spec;
 
+/* clang-format off */
 static const spec specs[] = {
     {"one token", 1, 1, 1, 1, {{1}}},
     {"one query", 2, 1, 40, 1, {{33}}},
@@ -29,6 +41,8 @@ static const spec specs[] = {
     {"width 80", 2, 50, 80, 1, {{300}}},
     {"width 160", 1, 49, 160, 1, {{97}}},
     {"width 512", 1, 70, 512, 1, {{150}}},
+    {"wide blocks", 1, 300, 144, 1, {{290}}},
+    {"wide blocks, causal", 1, 290, 132, 2, {{130}, {160}}, .causal = true},
     {"causal", 2, 150, 20, 1, {{150}}, .causal = true},
     {"causal long", 1, 530, 16, 1, {{530}}, .causal = true},
     {"causal, few keys", 2, 90, 16, 1, {{30}}, .causal = true},
@@ -55,6 +69,7 @@ static const spec specs[] = {
     {"negative scale", 1, 40, 16, 1, {{70}}, .scale = -0.5},
     {"zero scale", 1, 40, 16, 1, {{70}}, .scale = 0, .weight = 2},
 };
+/* clang-format on */
 
 static rng_key key = {{7, 9}, 0};
 static uint64_t drawn;
@@ -72,7 +87,9 @@ static void check_guard(void *data, size_t bytes) {
     for (int i = 1; i <= GUARD; i++) REQUIRE(p[-i] == 0xa5);
     for (size_t i = bytes; i < align_up(bytes, 64) + GUARD; i++) REQUIRE(p[i] == 0xa5);
 }
-static void release(void *data) { if (data) mem_free((uint8_t *)data - GUARD); }
+static void release(void *data) {
+    if (data) mem_free((uint8_t *)data - GUARD);
+}
 static void *random_typed(dtype t, size_t n) {
     void *p = guarded(n * dtype_bytes(t));
     for (size_t i = 0; i < n; i++) dtype_store(p, t, (int64_t)i, normal());
@@ -80,15 +97,19 @@ static void *random_typed(dtype t, size_t n) {
 }
 
 /* ---- the meaning, in double ---- */
-typedef struct answer { double *y, *y_size, *lse, *dq, *dq_size, *dk[MAX_PARTS], *dk_size[MAX_PARTS],
-                        *dv[MAX_PARTS], *dv_size[MAX_PARTS]; } answer;
+typedef struct answer {
+    double *y, *y_size, *lse, *dq, *dq_size, *dk[MAX_PARTS], *dk_size[MAX_PARTS], *dv[MAX_PARTS],
+        *dv_size[MAX_PARTS];
+} answer;
 
-static double score(const host_attention_args *a, int h, int64_t i, int p, int64_t k, int64_t global) {
+static double score(const host_attention_args *a, int h, int64_t i, int p, int64_t k,
+                    int64_t global) {
     const host_attention_part *part = &a->part[p];
     if (part->offset == -INFINITY || (a->causal && global + k > i)) return -INFINITY;
     double s = 0;
     for (int64_t c = 0; c < a->kw; c++)
-        s += dtype_load(a->q, a->type, i * a->ld_q + h * a->kw + c) * dtype_load(part->k, a->type, k * a->ld_q + h * a->kw + c);
+        s += dtype_load(a->q, a->type, i * a->ld_q + h * a->kw + c) *
+             dtype_load(part->k, a->type, k * a->ld_q + h * a->kw + c);
     s = s * (double)a->scale + (double)part->offset;
     if (part->bias) s += (double)part->bias[h * part->bias_h + i * part->bias_q + k * part->bias_k];
     return s;
@@ -138,23 +159,34 @@ static void naive_bwd(const host_attention_args *a, answer *r, double *p) {
                 for (int64_t k = 0; k < a->part[s].t; k++, n++) {
                     double dp = 0, size = fabs(delta);
                     for (int64_t c = h * kw; c < (h + 1) * kw; c++) {
-                        double dy = (double)a->dy[i * d + c], v = dtype_load(a->part[s].v, a->type, k * a->ld_q + c);
+                        double dy = (double)a->dy[i * d + c],
+                               v = dtype_load(a->part[s].v, a->type, k * a->ld_q + c);
                         dp += dy * v, size += fabs(dy * v);
-                        r->dv[s][k * d + c] += p[n] * dy, r->dv_size[s][k * d + c] += p[n] * fabs(dy);
+                        r->dv[s][k * d + c] += p[n] * dy,
+                            r->dv_size[s][k * d + c] += p[n] * fabs(dy);
                     }
                     double ds = p[n] * (dp - delta) * scale, ds_size = p[n] * size * fabs(scale);
                     for (int64_t c = h * kw; c < (h + 1) * kw; c++) {
-                        double kk = dtype_load(a->part[s].k, a->type, k * a->ld_q + c), q = dtype_load(a->q, a->type, i * a->ld_q + c);
+                        double kk = dtype_load(a->part[s].k, a->type, k * a->ld_q + c),
+                               q = dtype_load(a->q, a->type, i * a->ld_q + c);
                         r->dq[i * d + c] += ds * kk, r->dq_size[i * d + c] += ds_size * fabs(kk);
-                        r->dk[s][k * d + c] += ds * q, r->dk_size[s][k * d + c] += ds_size * fabs(q);
+                        r->dk[s][k * d + c] += ds * q,
+                            r->dk_size[s][k * d + c] += ds_size * fabs(q);
                     }
                 }
         }
 }
 
 /* ---- one problem: inputs, answer ---- */
-typedef struct problem { spec s; host_attention_args a; host_attention_part part[MAX_PARTS]; answer r; arena mem;
-                         float *bias[MAX_PARTS]; int64_t d, keys; } problem;
+typedef struct problem {
+    spec s;
+    host_attention_args a;
+    host_attention_part part[MAX_PARTS];
+    answer r;
+    arena mem;
+    float *bias[MAX_PARTS];
+    int64_t d, keys;
+} problem;
 
 static float *make_bias(const spec *s, host_attention_part *p, int kind) {
     int64_t n = s->heads * s->tq * MAX(p->t, 1);
@@ -176,21 +208,33 @@ static void problem_open(problem *pr, const spec *s, dtype t) {
     *pr = (problem){.s = *s};
     host_attention_args *a = &pr->a;
     double weight = s->weight != 0 ? s->weight : 1;
-    double scale = s->scale != 0 || !strcmp(s->name, "zero scale") ? s->scale : 1 / sqrt((double)s->kw);
+    double scale =
+        s->scale != 0 || !strcmp(s->name, "zero scale") ? s->scale : 1 / sqrt((double)s->kw);
     pr->d = s->heads * s->kw;
-    *a = (host_attention_args){.type = t, .heads = s->heads, .tq = s->tq, .kw = s->kw, .scale = (float)scale,
-        .causal = s->causal, .ld_q = pr->d + s->extra_ld, .n_parts = s->n_parts, .part = pr->part,
-        .weight = (float)weight, .accumulate = s->accumulate};
-    a->q = random_typed(t, (size_t)((s->tq - 1) * a->ld_q + pr->d)); /* ends with the last element */
+    *a = (host_attention_args){.type = t,
+                               .heads = s->heads,
+                               .tq = s->tq,
+                               .kw = s->kw,
+                               .scale = (float)scale,
+                               .causal = s->causal,
+                               .ld_q = pr->d + s->extra_ld,
+                               .n_parts = s->n_parts,
+                               .part = pr->part,
+                               .weight = (float)weight,
+                               .accumulate = s->accumulate};
+    a->q =
+        random_typed(t, (size_t)((s->tq - 1) * a->ld_q + pr->d)); /* ends with the last element */
     arena *m = &pr->mem;
     answer *r = &pr->r;
     int64_t nq = s->tq * pr->d;
-    r->y = arena_new(m, double, nq), r->y_size = arena_new(m, double, nq), r->dq = arena_new(m, double, nq);
+    r->y = arena_new(m, double, nq), r->y_size = arena_new(m, double, nq),
+    r->dq = arena_new(m, double, nq);
     r->dq_size = arena_new(m, double, nq), r->lse = arena_new(m, double, s->heads * s->tq);
     for (int p = 0; p < s->n_parts; p++) {
         host_attention_part *part = &pr->part[p];
         int from = s->part[p].same_as - 1;
-        int64_t n = s->part[p].t ? (s->part[p].t - 1) * a->ld_q + pr->d : 0, nk = s->part[p].t * pr->d;
+        int64_t n = s->part[p].t ? (s->part[p].t - 1) * a->ld_q + pr->d : 0,
+                nk = s->part[p].t * pr->d;
         *part = (host_attention_part){.t = s->part[p].t, .offset = (float)s->part[p].offset};
         part->k = from < 0 ? random_typed(t, (size_t)n) : pr->part[from].k;
         part->v = from < 0 ? random_typed(t, (size_t)n) : pr->part[from].v;
@@ -208,7 +252,8 @@ static void problem_open(problem *pr, const spec *s, dtype t) {
     for (int h = 0; h < s->heads; h++)
         for (int64_t i = 0; i < s->tq; i++) {
             double sum = 0;
-            for (int64_t c = h * s->kw; c < (h + 1) * s->kw; c++) sum += (double)dy[i * pr->d + c] * r->y[i * pr->d + c];
+            for (int64_t c = h * s->kw; c < (h + 1) * s->kw; c++)
+                sum += (double)dy[i * pr->d + c] * r->y[i * pr->d + c];
             delta[h * s->tq + i] = (float)sum;
         }
     a->dy = dy, a->delta = delta;
@@ -223,19 +268,22 @@ static void problem_close(problem *pr) {
     arena_fini(&pr->mem);
 }
 
-static void compare(const problem *pr, host_isa isa, const char *what, const float *got, double begin, double factor,
-                    const double *want, const double *size, int64_t n, double tol) {
+static void compare(const problem *pr, host_isa isa, const char *what, const float *got,
+                    double begin, double factor, const double *want, const double *size, int64_t n,
+                    double tol) {
     for (int64_t i = 0; i < n; i++) {
-        double w = begin + factor * want[i], limit = tol * (fabs(factor) * size[i] + fabs(begin)) + 1e-6;
+        double w = begin + factor * want[i],
+               limit = tol * (fabs(factor) * size[i] + fabs(begin)) + 1e-6;
         if (!(fabs((double)got[i] - w) <= limit)) {
-            printf("FAIL %s %s isa %d %s[%lld]: %g, expected %g +- %g\n", pr->s.name, dtype_name(pr->a.type), isa, what,
-                   (long long)i, (double)got[i], w, limit);
+            printf("FAIL %s %s isa %d %s[%lld]: %g, expected %g +- %g\n", pr->s.name,
+                   dtype_name(pr->a.type), isa, what, (long long)i, (double)got[i], w, limit);
             exit(1);
         }
     }
 }
 
-/* A score of size x has a float's error of x 2^-24 a few times over, and p that as relative error. */
+/* A score of size x has a float's error of x 2^-24 a few times over, and p that as relative error.
+ */
 static double score_error(const problem *pr) {
     double most = 0;
     for (int64_t i = 0; i < pr->s.heads * pr->s.tq; i++)
@@ -261,7 +309,8 @@ static void run_forward(host *h, host_isa isa, problem *pr, float *y, float *lse
 static void check_forward(host *h, host *alone, host_isa isa, problem *pr, double tol) {
     int64_t n = pr->s.tq * pr->d, rows = pr->s.heads * pr->s.tq;
     double begin = pr->s.accumulate ? 0.5 : 0;
-    float *y = filled(n, 0.5f), *lse = filled(rows, 1), *y1 = filled(n, 0.5f), *lse1 = filled(rows, 1);
+    float *y = filled(n, 0.5f), *lse = filled(rows, 1), *y1 = filled(n, 0.5f),
+          *lse1 = filled(rows, 1);
     run_forward(h, isa, pr, y, lse);
     check_guard(y, (size_t)n * 4), check_guard(lse, (size_t)rows * 4);
     compare(pr, isa, "y", y, begin, (double)pr->a.weight, pr->r.y, pr->r.y_size, n, tol);
@@ -276,7 +325,8 @@ static void check_forward(host *h, host *alone, host_isa isa, problem *pr, doubl
 
 static void check_backward(host *h, host_isa isa, problem *pr, double tol) {
     int64_t n = pr->s.tq * pr->d, rows = pr->s.heads * pr->s.tq;
-    float *dq = filled(n, 0.25f), *lse = filled(rows, 0), *dk[MAX_PARTS] = {0}, *dv[MAX_PARTS] = {0};
+    float *dq = filled(n, 0.25f), *lse = filled(rows, 0), *dk[MAX_PARTS] = {0},
+          *dv[MAX_PARTS] = {0};
     for (int64_t i = 0; i < rows; i++) lse[i] = (float)pr->r.lse[i];
     for (int p = 0; p < pr->s.n_parts; p++) {
         int from = pr->s.part[p].same_as - 1;
@@ -319,11 +369,13 @@ static void check_difference(problem *pr, double *row, float *x, double want) {
     REQUIRE(fabs(got - want) < 1e-5 * (1 + fabs(want)));
 }
 static void test_differences(void) {
-    const spec s = {"differences", 2, 5, 3, 2, {{4, 0.3, 1}, {3, -0.2}}, .causal = true, .weight = 0.5};
+    const spec s = {"differences", 2, 5, 3, 2, {{4, 0.3, 1}, {3, -0.2}}, .causal = true,
+                    .weight = 0.5};
     problem pr;
     problem_open(&pr, &s, DT_F32);
     double *row = arena_new(&pr.mem, double, pr.keys);
-    for (int64_t i = 0; i < s.tq * pr.d; i++) check_difference(&pr, row, (float *)pr.a.q + i, pr.r.dq[i]);
+    for (int64_t i = 0; i < s.tq * pr.d; i++)
+        check_difference(&pr, row, (float *)pr.a.q + i, pr.r.dq[i]);
     for (int p = 0; p < s.n_parts; p++)
         for (int64_t i = 0; i < s.part[p].t * pr.d; i++) {
             check_difference(&pr, row, (float *)pr.part[p].k + i, pr.r.dk[p][i]);
@@ -349,9 +401,11 @@ static void test_public(host *h) {
     const spec s = {"public", 4, 33, 16, 1, {{44}}};
     problem pr;
     problem_open(&pr, &s, DT_F32);
-    REQUIRE_EQ(host_attention_scratch(h, &pr.a, true), attention_scratch(host_get_isa(h), host_threads(h), &pr.a, true));
+    REQUIRE_EQ(host_attention_scratch(h, &pr.a, true),
+               attention_scratch(host_get_isa(h), host_threads(h), &pr.a, true));
     float *y = filled(33 * 64, 0), *lse = filled(4 * 33, 0), *dq = filled(33 * 64, 0);
-    void *scratch = guarded(host_attention_scratch(h, &pr.a, false)), *back = guarded(host_attention_scratch(h, &pr.a, true));
+    void *scratch = guarded(host_attention_scratch(h, &pr.a, false)),
+         *back = guarded(host_attention_scratch(h, &pr.a, true));
     pr.a.y = y, pr.a.lse = lse, pr.a.dq = dq;
     host_attention_fwd(h, &pr.a, scratch);
     compare(&pr, host_get_isa(h), "y", y, 0, 1, pr.r.y, pr.r.y_size, 33 * 64, 2e-5);
@@ -374,7 +428,8 @@ int main(void) {
             problem_open(&pr, &specs[i], types[t]);
             for (int isa = ISA_BASE; isa <= (int)most; isa++) {
                 /* AMX rounds p, dS and dy to bf16: each 2^-9, and the sum of two such errors. */
-                double tol = (isa == ISA_AMX && types[t] == DT_BF16 ? 0x1p-7 : 2e-5) + score_error(&pr);
+                double tol =
+                    (isa == ISA_AMX && types[t] == DT_BF16 ? 0x1p-7 : 2e-5) + score_error(&pr);
                 check_forward(h, alone, (host_isa)isa, &pr, tol);
                 check_backward(h, (host_isa)isa, &pr, tol);
             }

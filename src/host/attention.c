@@ -1,10 +1,11 @@
-/* attention.c: host_attention_*: plans the scratch, picks the path of the instruction set and type, and
- * hands tasks to threads. The arithmetic is in attention_vector.h (float, three widths) and
+/* attention.c: host_attention_*: plans the scratch, picks the path of the instruction set and type,
+ * and hands tasks to threads. The arithmetic is in attention_vector.h (float, three widths) and
  * attention_amx*.c (bf16 tiles); attention_internal.h tells the common idea.
  *
  * Tasks go to threads round robin, not in runs: with causal masks the later query blocks cost more.
- * What a task computes does not depend on the thread, so forward results are the same for any number
- * of threads; backward's dq is a sum over key chunks, whose number follows the number of threads.
+ * What a task computes does not depend on the thread, so forward results are the same for any
+ * number of threads; backward's dq is a sum over key chunks, whose number follows the number of
+ * threads.
  * SPDX-License-Identifier: MIT */
 #include "host/attention_internal.h"
 #include <assert.h>
@@ -19,22 +20,25 @@ static const attention_path *path_for(host_isa isa, dtype t) {
     return &attention_base_path;
 }
 
-static bool part_visible(const host_attention_part *p) { return p->t > 0 && p->offset != -INFINITY; }
-
-/* Fills the list, if there is one; returns its length. */
+/* Blocks of all parts: what scratch is sized for. Offsets may change between replays. */
+static int64_t count_blocks(const attention_job *j) {
+    int64_t n = 0;
+    for (int p = 0; p < j->a->n_parts; p++) n += div_up(j->a->part[p].t, j->key_block);
+    return n;
+}
+/* Lists the blocks of visible parts; returns their number. */
 static int64_t list_blocks(const attention_job *j, attention_block *out) {
     int64_t n = 0, global = 0;
-    for (int p = 0; p < j->a->n_parts; p++) {
+    for (int p = 0; p < j->a->n_parts; global += j->a->part[p++].t) {
         const host_attention_part *part = &j->a->part[p];
-        for (int64_t k = 0; part_visible(part) && k < part->t; k += j->key_block, n++)
-            if (out)
-                out[n] = (attention_block){part, k, global + k, (int)MIN(part->t - k, j->key_block)};
-        global += part->t;
+        if (part->offset == -INFINITY) continue;
+        for (int64_t k = 0; k < part->t; k += j->key_block)
+            out[n++] = (attention_block){part, k, global + k, (int)MIN(part->t - k, j->key_block)};
     }
     return n;
 }
 
-/* Fewest runs of key blocks per head that keep the threads busy: a part is its own round of tasks. */
+/* Fewest runs of key blocks per head that keep the threads busy: a part is its own round. */
 static int choose_chunks(int heads, int lanes, int64_t blocks) {
     int best = 1;
     for (int c = 1; c <= MIN(2 * lanes, blocks); c++) {
@@ -45,31 +49,36 @@ static int choose_chunks(int heads, int lanes, int64_t blocks) {
     return best;
 }
 
-static size_t plan(attention_job *j, host_isa isa, int lanes, const host_attention_args *a, bool backward,
-                   char *scratch) {
-    *j = (attention_job){.a = a, .path = path_for(isa, a->type), .is_backward = backward,
-                         .c = a->scale * ATTENTION_LOG2E, .lanes = lanes, .chunks = 1};
+static size_t plan(attention_job *j, host_isa isa, int lanes, const host_attention_args *a,
+                   bool backward, char *scratch) {
+    *j = (attention_job){.a = a,
+                         .path = path_for(isa, a->type),
+                         .is_backward = backward,
+                         .c = a->scale * ATTENTION_LOG2E,
+                         .lanes = lanes,
+                         .chunks = 1};
     j->path->sizes(j);
     j->n_queries = div_up(a->tq, j->query_block);
-    j->n_blocks = list_blocks(j, NULL);
-    if (backward) j->chunks = choose_chunks(a->heads, lanes, j->n_blocks);
+    int64_t blocks = count_blocks(j);
+    if (backward) j->chunks = choose_chunks(a->heads, lanes, blocks);
     size_t at = 0, heads = (size_t)a->heads;
     size_t list = at;
-    at += align_up((size_t)j->n_blocks * sizeof(attention_block), 64);
+    at += align_up((size_t)blocks * sizeof(attention_block), 64);
     size_t keys = at;
-    at += heads * (size_t)j->n_blocks * j->key_bytes;
+    at += heads * (size_t)blocks * j->key_bytes;
     size_t queries = at;
     if (backward) at += heads * (size_t)j->n_queries * j->query_bytes;
     size_t dq = at;
     if (backward)
-        at += heads * (size_t)j->chunks * (size_t)(j->n_queries * j->query_block) * (size_t)j->kv * sizeof(float);
+        at += heads * (size_t)j->chunks * (size_t)(j->n_queries * j->query_block) * (size_t)j->kv *
+              sizeof(float);
     size_t lane = at;
     at += (size_t)lanes * j->lane_bytes;
     if (scratch) {
         j->block = (attention_block *)(scratch + list);
         j->keys = scratch + keys, j->queries = scratch + queries, j->lane = scratch + lane;
         j->dq = (float *)(scratch + dq);
-        list_blocks(j, j->block);
+        j->n_blocks = list_blocks(j, j->block);
     }
     return at;
 }
@@ -106,7 +115,8 @@ static void task_pack_queries(const run *r, char *lane, int64_t t) {
     int64_t q = t % j->n_queries;
     j->path->pack_queries(j, head, q);
     for (int c = 0; c < j->chunks; c++)
-        memset(attention_dq(j, head, c, q), 0, (size_t)j->query_block * (size_t)j->kv * sizeof(float));
+        memset(attention_dq(j, head, c, q), 0,
+               (size_t)j->query_block * (size_t)j->kv * sizeof(float));
 }
 static void task_forward(const run *r, char *lane, int64_t t) {
     r->j->path->forward(r->j, lane, (int)(t / r->j->n_queries), t % r->j->n_queries);
@@ -159,7 +169,8 @@ void attention_bwd(host *h, host_isa isa, const host_attention_args *a, void *sc
     plan(&j, isa, host_threads(h), a, true, scratch);
     run_tasks(h, (run){&j, a->heads * j.n_blocks, task_pack_keys});
     run_tasks(h, (run){&j, a->heads * j.n_queries, task_pack_queries});
-    /* One part after the other: two parts may share a dk, as when a set names the same image twice. */
+    /* One part after the other: two parts may share a dk, as when a set names the same image twice.
+     */
     for (int64_t b = 0, e; b < j.n_blocks; b = e) {
         for (e = b + 1; e < j.n_blocks && j.block[e].part == j.block[b].part;) e++;
         run_tasks(h, (run){&j, (int64_t)a->heads * j.chunks, task_backward, b, e});

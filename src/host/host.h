@@ -100,7 +100,7 @@ void   host_prim_pack(host *h, host_prim *p, const void *w, void *packed, void *
 /* ---- flash attention; see op/attention.c for the meaning ----
  * One (query entry n, source s) at a time is a list of `n_parts` key/value blocks whose softmax is joint:
  *   out_n = sum_s weight[n,s] * softmax(scale * Q_n [K...]^T + offset + bias) [V...] */
-typedef struct host_attention_part { const void *k, *v; int64_t t; /* tokens */ void *dk, *dv; /* f32, accumulated; bwd only */ 
+typedef struct host_attention_part { const void *k, *v; int64_t t; /* tokens */ void *dk, *dv; /* f32 [t, heads*kw], accumulated; NULL = not wanted; bwd only */ 
     const float *bias; /* additive tensor for this part or NULL: element (h, i, j) at bias[h*bias_h + i*bias_q + j*bias_k] */
     int64_t bias_h, bias_q, bias_k;
     float offset;      /* added to every score of this part; -INFINITY hides it */
@@ -118,6 +118,7 @@ typedef struct host_attention_args {
     const float *delta;                    /* [heads, tq] sum(dy * attention output of this source) */
     float *dq;                             /* [tq, heads*kw] f32, accumulated */
 } host_attention_args;
+/* Bytes, 64-byte aligned; by type and sizes alone: not by offsets, pointers or values. */
 size_t host_attention_scratch(const host *h, const host_attention_args *a, bool backward);
 void host_attention_fwd(host *h, const host_attention_args *a, void *scratch);
 void host_attention_bwd(host *h, const host_attention_args *a, void *scratch);

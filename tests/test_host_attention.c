@@ -51,6 +51,7 @@ static const spec specs[] = {
     {"causal, first hidden", 1, 60, 16, 2, {{32, -INFINITY}, {49, 0, 1}}, .causal = true},
     {"parts", 2, 66, 40, 3, {{77}, {1}, {129}}},
     {"offsets", 2, 66, 40, 3, {{77, 0.7}, {20, -INFINITY}, {129, -1.2}}, .weight = 0.3},
+    {"rising scores", 2, 66, 40, 3, {{77, -300}, {20, 0}, {129, 300}}},
     {"all hidden", 2, 20, 16, 2, {{7, -INFINITY}, {20, -INFINITY}}},
     {"all hidden, accumulate", 2, 20, 16, 1, {{7, -INFINITY}}, .accumulate = true},
     {"empty part", 1, 20, 16, 2, {{0}, {20}}},
@@ -397,6 +398,13 @@ static void test_nan(host *h, host_isa isa, dtype t) {
     problem_close(&pr);
 }
 
+static void test_f16(void) {
+    for (uint32_t i = 0; i < 65536; i++) {
+        float want = f16_to_f32((uint16_t)i), got = attention_f16((uint16_t)i);
+        REQUIRE(isnan(want) ? isnan(got) : !memcmp(&want, &got, 4));
+    }
+}
+
 static void test_public(host *h) {
     const spec s = {"public", 4, 33, 16, 1, {{44}}};
     problem pr;
@@ -421,6 +429,7 @@ int main(void) {
     REQUIRE_OK(host_open(1, &alone));
     host_isa most = host_get_isa(h);
     test_differences();
+    test_f16();
     static const dtype types[] = {DT_F32, DT_F16, DT_BF16};
     for (size_t t = 0; t < ARRAY_LEN(types); t++) {
         for (size_t i = 0; i < ARRAY_LEN(specs); i++) {

@@ -1,5 +1,6 @@
 /* conv2d_bwd_x: (dy, w) -> dx [N, H, W, I] T.   conv2d_bwd_w: (x, dy) -> dw [O, I, kh, kw] f32.
- *   dx[n, y, x, i] = sum over taps and o of dy[n, (y + pad_t - kh) / stride, .., o] w[o, i, kh, kw], where exact
+ *   dx[n, y, x, i] = sum over taps and o of dy[n, (y + pad_t - kh) / stride, .., o] w[o, i, kh, kw],
+ *                    where the division is exact
  *   dw[o, i, tap]  = sum over output pixels of dy[p, o] x[p * stride + tap - pad, i]
  *   attrs  the convolution's, and the sizes of x and w that dy does not tell
  * They have no gradient of their own.
@@ -29,10 +30,13 @@ static status infer_x(graph *g, node *n) {
     const tensor *dy = n->in[0], *w = n->in[1];
     char td[96], tw[96];
     (void)g;
-    if (w->s.n != 4 || w->s.d[2] != at->kh || w->s.d[3] != at->kw || !sizes_match(at, &dy->s, at->h, at->w) ||
-        dy->s.d[3] != w->s.d[0] || dy->dtype != w->dtype)
-        return fail(E_SHAPE, "conv2d_bwd_x: dy %s %s and w %s %s are not those of a convolution of a %u x %u image",
-                    dtype_name(dy->dtype), shape_text(&dy->s, td), dtype_name(w->dtype), shape_text(&w->s, tw), at->h, at->w);
+    if (w->s.n != 4 || w->s.d[2] != at->kh || w->s.d[3] != at->kw ||
+        !sizes_match(at, &dy->s, at->h, at->w) || dy->s.d[3] != w->s.d[0] || dy->dtype != w->dtype)
+        return fail(
+            E_SHAPE,
+            "conv2d_bwd_x: dy %s %s and w %s %s are not those of a convolution of a %u x %u image",
+            dtype_name(dy->dtype), shape_text(&dy->s, td), dtype_name(w->dtype),
+            shape_text(&w->s, tw), at->h, at->w);
     out_set(n, 0, dy->dtype, SHAPE(dy->s.d[0], at->h, at->w, w->s.d[1]));
     return OK;
 }
@@ -42,9 +46,12 @@ static status infer_w(graph *g, node *n) {
     const tensor *x = n->in[0], *dy = n->in[1];
     char tx[96], td[96];
     (void)g;
-    if (x->s.n != 4 || !sizes_match(at, &dy->s, x->s.d[1], x->s.d[2]) || x->s.d[0] != dy->s.d[0] || x->dtype != dy->dtype)
-        return fail(E_SHAPE, "conv2d_bwd_w: x %s %s and dy %s %s are not those of a %u x %u convolution",
-                    dtype_name(x->dtype), shape_text(&x->s, tx), dtype_name(dy->dtype), shape_text(&dy->s, td), at->kh, at->kw);
+    if (x->s.n != 4 || !sizes_match(at, &dy->s, x->s.d[1], x->s.d[2]) || x->s.d[0] != dy->s.d[0] ||
+        x->dtype != dy->dtype)
+        return fail(E_SHAPE,
+                    "conv2d_bwd_w: x %s %s and dy %s %s are not those of a %u x %u convolution",
+                    dtype_name(x->dtype), shape_text(&x->s, tx), dtype_name(dy->dtype),
+                    shape_text(&dy->s, td), at->kh, at->kw);
     out_set(n, 0, dtype_acc(x->dtype), SHAPE(dy->s.d[3], x->s.d[3], at->kh, at->kw));
     return OK;
 }
@@ -63,7 +70,8 @@ static void ref_x(const node *n) {
     conv_geom cg = geom_x(n);
     int64_t taps = cg.kh * cg.kw;
     EACH(at, n->out[0]) {
-        int64_t i = at % cg.i, x = at / cg.i % cg.w, y = at / cg.i / cg.w % cg.h, b = at / cg.i / cg.w / cg.h;
+        int64_t i = at % cg.i, x = at / cg.i % cg.w, y = at / cg.i / cg.w % cg.h,
+                b = at / cg.i / cg.w / cg.h;
         double s = 0;
         for (int64_t k = 0; k < taps; k++) {
             int64_t ty = y + cg.pt - k / cg.kw, tx = x + cg.pl - k % cg.kw;
@@ -71,7 +79,8 @@ static void ref_x(const node *n) {
             int64_t oy = ty / cg.stride, ox = tx / cg.stride;
             if (oy >= cg.oh || ox >= cg.ow) continue;
             for (int64_t o = 0; o < cg.o; o++)
-                s += IN(0, ((b * cg.oh + oy) * cg.ow + ox) * cg.o + o) * IN(1, (o * cg.i + i) * taps + k);
+                s += IN(0, ((b * cg.oh + oy) * cg.ow + ox) * cg.o + o) *
+                     IN(1, (o * cg.i + i) * taps + k);
         }
         SET(0, at, s);
     }
@@ -84,9 +93,11 @@ static void ref_w(const node *n) {
         int64_t k = at % taps, i = at / taps % cg.i, o = at / taps / cg.i;
         double s = 0;
         for (int64_t p = 0; p < cg.n * cg.oh * cg.ow; p++) {
-            int64_t x = p % cg.ow * cg.stride + k % cg.kw - cg.pl, y = p / cg.ow % cg.oh * cg.stride + k / cg.kw - cg.pt;
+            int64_t x = p % cg.ow * cg.stride + k % cg.kw - cg.pl,
+                    y = p / cg.ow % cg.oh * cg.stride + k / cg.kw - cg.pt;
             if (x < 0 || y < 0 || x >= cg.w || y >= cg.h) continue;
-            s += IN(0, ((p / cg.ow / cg.oh * cg.h + y) * cg.w + x) * cg.i + i) * IN(1, p * cg.o + o);
+            s +=
+                IN(0, ((p / cg.ow / cg.oh * cg.h + y) * cg.w + x) * cg.i + i) * IN(1, p * cg.o + o);
         }
         SET(0, at, s);
     }
@@ -107,11 +118,13 @@ out:
 }
 
 static void host_run_x(host *h, const node *n) {
-    host_conv_run(h, n->prepared, n->in[0]->data, gemm_host_weight(n, 1), NULL, NULL, n->out[0]->data, gemm_host_scratch(n));
+    host_conv_run(h, n->prepared, n->in[0]->data, gemm_host_weight(n, 1), NULL, NULL,
+                  n->out[0]->data, gemm_host_scratch(n));
 }
 
 static void host_run_w(host *h, const node *n) {
-    host_conv_run(h, n->prepared, n->in[0]->data, n->in[1]->data, NULL, NULL, n->out[0]->data, gemm_host_scratch(n));
+    host_conv_run(h, n->prepared, n->in[0]->data, n->in[1]->data, NULL, NULL, n->out[0]->data,
+                  gemm_host_scratch(n));
 }
 
 /* ---- Vulkan ---- */
@@ -124,23 +137,31 @@ static status encode_x(gpu_cmd *c, const node *n) {
     conv_geom cg = geom_x(n);
     gpu_span dy = n->in[0]->span;
     gemm_epilogue e = {.vec = cg.i % 4 == 0, .f32 = n->out[0]->dtype == DT_F32};
-    return conv_encode(c, n, &cg, true, 1, &e, (const gpu_span[5]){dy, dy, dy, dy, n->out[0]->span});
+    return conv_encode(c, n, &cg, true, 1, &e,
+                       (const gpu_span[5]){dy, dy, dy, dy, n->out[0]->span});
 }
 
 /* bind: dy, x, dw or the partial sums [splits, taps, O, I] */
-static status emit_w(gpu_cmd *c, const conv_geom *cg, dtype type, const gemm_tile *t, uint32_t splits, const gpu_span bind[3]) {
+static status emit_w(gpu_cmd *c, const conv_geom *cg, dtype type, const gemm_tile *t,
+                     uint32_t splits, const gpu_span bind[3]) {
     int64_t tm = div_up(cg->o, tile_rows(t)), tn = div_up(cg->i, tile_cols(t));
     struct {
         uint32_t n, h, w, i, oh, ow, o, kh, kw, stride;
         int32_t pt, pl;
         uint32_t tiles_m, tiles_n, splits;
-    } push = {(uint32_t)cg->n, (uint32_t)cg->h, (uint32_t)cg->w, (uint32_t)cg->i, (uint32_t)cg->oh, (uint32_t)cg->ow,
-              (uint32_t)cg->o, (uint32_t)cg->kh, (uint32_t)cg->kw, (uint32_t)cg->stride, cg->pt, cg->pl,
-              (uint32_t)tm, (uint32_t)tn, splits};
+    } push = {(uint32_t)cg->n,  (uint32_t)cg->h,      (uint32_t)cg->w, (uint32_t)cg->i,
+              (uint32_t)cg->oh, (uint32_t)cg->ow,     (uint32_t)cg->o, (uint32_t)cg->kh,
+              (uint32_t)cg->kw, (uint32_t)cg->stride, cg->pt,          cg->pl,
+              (uint32_t)tm,     (uint32_t)tn,         splits};
     gemm_form f = {true, false, cg->o % 4 == 0, cg->i % 4 == 0};
     gemm_epilogue e = {.vec = cg->i % 4 == 0};
-    gpu_dispatch_params p = {.shader = t->coopmat ? "conv2d_bwd_w_coopmat" : "conv2d_bwd_w", .type = type, .bind = {bind[0], bind[1], bind[2]}, .n_bind = 3,
-                              .push = &push, .push_bytes = sizeof push, .work = conv_work(cg)};
+    gpu_dispatch_params p = {.shader = t->coopmat ? "conv2d_bwd_w_coopmat" : "conv2d_bwd_w",
+                             .type = type,
+                             .bind = {bind[0], bind[1], bind[2]},
+                             .n_bind = 3,
+                             .push = &push,
+                             .push_bytes = sizeof push,
+                             .work = conv_work(cg)};
     p.n_spec = gemm_spec(t, &f, &e, p.spec);
     if (!t->coopmat) p.n_spec = 11;
     gpu_groups_1d((uint64_t)(tm * tn * cg->kh * cg->kw * splits), 1, p.groups);
@@ -165,8 +186,17 @@ static status prepare_gpu_w(prep *p, node *n, const conv_geom *cg) {
     conv_geom timed = *cg;
     int64_t taps = cg->kh * cg->kw, pixels = cg->n * cg->oh * cg->ow;
     while (timed.n > 1 && conv_work(&timed) > 4e9) timed.n /= 2;
-    gemm_job j = {.name = "conv2d_bwd_w", .coopmat = "conv2d_bwd_w_coopmat", .type = n->in[0]->dtype, .form = {true, false, cg->o % 4 == 0, cg->i % 4 == 0},
-                  .m = cg->o, .n = cg->i, .k = pixels, .batch = taps, .size = tune_size, .emit = tune_emit, .ctx = &timed};
+    gemm_job j = {.name = "conv2d_bwd_w",
+                  .coopmat = "conv2d_bwd_w_coopmat",
+                  .type = n->in[0]->dtype,
+                  .form = {true, false, cg->o % 4 == 0, cg->i % 4 == 0},
+                  .m = cg->o,
+                  .n = cg->i,
+                  .k = pixels,
+                  .batch = taps,
+                  .size = tune_size,
+                  .emit = tune_emit,
+                  .ctx = &timed};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));
     gp.splits = gemm_splits(&gp.tile, cg->o, cg->i, taps, pixels, cg->n * cg->oh);
     if (gp.splits > 1) prep_scratch(n, (size_t)(gp.splits * cg->o * cg->i * taps) * 4);
@@ -187,19 +217,26 @@ static status encode_w(gpu_cmd *c, const node *n) {
     dtype type = n->in[0]->dtype;
     gpu_span dw = n->out[0]->span;
     if (p->splits == 1)
-        return emit_w(c, &cg, type, &p->tile, 1, (const gpu_span[3]){n->in[1]->span, n->in[0]->span, dw});
+        return emit_w(c, &cg, type, &p->tile, 1,
+                      (const gpu_span[3]){n->in[1]->span, n->in[0]->span, dw});
     gemm_epilogue e = {.f32 = true};
     gpu_span part = n->scratch->span;
-    TRY(emit_w(c, &cg, type, &p->tile, p->splits, (const gpu_span[3]){n->in[1]->span, n->in[0]->span, part}));
-    TRY(gemm_reduce(c, DT_F32, &e, part, part, part, dw, cg.o * cg.i, cg.kh * cg.kw, p->splits, cg.i));
+    TRY(emit_w(c, &cg, type, &p->tile, p->splits,
+               (const gpu_span[3]){n->in[1]->span, n->in[0]->span, part}));
+    TRY(gemm_reduce(c, DT_F32, &e, part, part, part, dw, cg.o * cg.i, cg.kh * cg.kw, p->splits,
+                    cg.i));
 out:
     return st;
 }
 
 static conv2d_bwd_attrs case_attrs(const op_case *c) {
     const double *a = c->a;
-    return (conv2d_bwd_attrs){{(uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2], (uint32_t)a[3], (uint32_t)a[4], ACT_NONE},
-                              (uint32_t)a[5], (uint32_t)a[6], (uint32_t)a[7], (uint32_t)a[8]};
+    return (conv2d_bwd_attrs){
+        {(uint32_t)a[0], (uint32_t)a[1], (uint32_t)a[2], (uint32_t)a[3], (uint32_t)a[4], ACT_NONE},
+        (uint32_t)a[5],
+        (uint32_t)a[6],
+        (uint32_t)a[7],
+        (uint32_t)a[8]};
 }
 
 static tensor *build_x(graph *g, tensor **in, const op_case *c) {
@@ -237,16 +274,37 @@ static const op_case cases_w[] = {
     CASE("[1,6,6,4] [1,4,3,4]", .a = {2, 1, 0, 1, 0, 0, 0, 2, 2}, NG),
     CASE("[1,9,8,3] [1,5,4,4]", .a = {2, 3, 3, 3, 3, 0, 0, 7, 7}, NG),
     CASE("[3,20,20,4] [3,20,20,5]", .a = {1, 1, 1, 1, 1, 0, 0, 3, 3}, NG, .tol = 1e-4),
-    CASE("[1,40,30,8] [1,40,30,4]", .a = {1, 0, 0, 0, 0, 0, 0, 1, 1}, NG, .tol = 1e-4), /* long sum, one tile: split */
-    CASE("[2,64,64,320] [2,64,64,320]", .a = {1, 1, 1, 1, 1, 0, 0, 3, 3}, NG, .tol = 1e-4, .big = true),
-    CASE("[32,16,16,128] [32,16,16,128]", .a = {1, 1, 1, 1, 1, 0, 0, 3, 3}, NG, .tol = 1e-4, .big = true),
+    CASE("[1,40,30,8] [1,40,30,4]", .a = {1, 0, 0, 0, 0, 0, 0, 1, 1}, NG,
+         .tol = 1e-4), /* long sum, one tile: split */
+    CASE("[2,64,64,320] [2,64,64,320]", .a = {1, 1, 1, 1, 1, 0, 0, 3, 3}, NG, .tol = 1e-4,
+         .big = true),
+    CASE("[32,16,16,128] [32,16,16,128]", .a = {1, 1, 1, 1, 1, 0, 0, 3, 3}, NG, .tol = 1e-4,
+         .big = true),
 };
 
-const op_info op_conv2d_bwd_x_info = {
-    .name = "conv2d_bwd_x", .n_in = 2, .n_out = 1, .attrs_size = sizeof(conv2d_bwd_attrs), .types = TYPES_FLOAT,
-    .infer = infer_x, .prepare = prepare_x, .encode = encode_x, .host = host_run_x, .ref = ref_x, .work = work_x,
-    .build = build_x, CASES(cases_x)};
-const op_info op_conv2d_bwd_w_info = {
-    .name = "conv2d_bwd_w", .n_in = 2, .n_out = 1, .attrs_size = sizeof(conv2d_bwd_attrs), .types = TYPES_FLOAT,
-    .infer = infer_w, .prepare = prepare_w, .encode = encode_w, .host = host_run_w, .ref = ref_w, .work = work_w,
-    .build = build_w, CASES(cases_w)};
+const op_info op_conv2d_bwd_x_info = {.name = "conv2d_bwd_x",
+                                      .n_in = 2,
+                                      .n_out = 1,
+                                      .attrs_size = sizeof(conv2d_bwd_attrs),
+                                      .types = TYPES_FLOAT,
+                                      .infer = infer_x,
+                                      .prepare = prepare_x,
+                                      .encode = encode_x,
+                                      .host = host_run_x,
+                                      .ref = ref_x,
+                                      .work = work_x,
+                                      .build = build_x,
+                                      CASES(cases_x)};
+const op_info op_conv2d_bwd_w_info = {.name = "conv2d_bwd_w",
+                                      .n_in = 2,
+                                      .n_out = 1,
+                                      .attrs_size = sizeof(conv2d_bwd_attrs),
+                                      .types = TYPES_FLOAT,
+                                      .infer = infer_w,
+                                      .prepare = prepare_w,
+                                      .encode = encode_w,
+                                      .host = host_run_w,
+                                      .ref = ref_w,
+                                      .work = work_w,
+                                      .build = build_w,
+                                      CASES(cases_w)};

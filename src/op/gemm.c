@@ -1,4 +1,5 @@
-/* gemm.c: choice of tile and split for the Vulkan matmul core, and what matmul and conv2d share around it.
+/* gemm.c: choice of tile and split for the Vulkan matmul core, and what matmul and conv2d share
+ * around it.
  * SPDX-License-Identifier: MIT */
 #include "op/gemm.h"
 #include <math.h>
@@ -6,23 +7,22 @@
 
 extern const op_info op_unary_bwd_info;
 
-/* Tiles for GPUs: threads x, y, staged, rows and column quads per thread, depth. Register use per thread is
- * tm * tn4 * 4 sums; shared memory 2 * bk * (rows + 4 + cols) * 4 bytes. The order is part of the tuning
- * table kept on disk: append only. */
+/* Tiles for GPUs: threads x, y, staged, rows and column quads per thread, depth. Register use per
+ * thread is tm * tn4 * 4 sums; shared memory 2 * bk * (rows + 4 + cols) * 4 bytes. The order is
+ * part of the tuning table kept on disk: append only. */
 static const gemm_tile gpu_tiles[] = {
-    {16, 16, 1, 8, 2, 8, 0},   /* 128 x 128 */
-    {16, 16, 1, 4, 1, 16, 0},  /*  64 x  64, 256 threads */
-    {16, 8, 1, 8, 2, 8, 0},    /*  64 x 128 */
-    {8, 8, 1, 8, 2, 16, 0},    /*  64 x  64, 64 threads */
-    {16, 4, 1, 4, 1, 16, 0},   /*  16 x  64: few rows */
-    {0, 2, 2, 4, 4, 16, 16},   /* cooperative matrices (threads: 4 subgroups): 128 x 128 */
-    {0, 2, 2, 4, 4, 32, 16},
-    {0, 2, 2, 2, 2, 32, 16},   /*  64 x  64 */
-    {0, 2, 2, 4, 2, 32, 16},   /* 128 x  64 */
+    {16, 16, 1, 8, 2, 8, 0},  /* 128 x 128 */
+    {16, 16, 1, 4, 1, 16, 0}, /*  64 x  64, 256 threads */
+    {16, 8, 1, 8, 2, 8, 0},   /*  64 x 128 */
+    {8, 8, 1, 8, 2, 16, 0},   /*  64 x  64, 64 threads */
+    {16, 4, 1, 4, 1, 16, 0},  /*  16 x  64: few rows */
+    {0, 2, 2, 4, 4, 16, 16},  /* cooperative matrices (threads: 4 subgroups): 128 x 128 */
+    {0, 2, 2, 4, 4, 32, 16},  {0, 2, 2, 2, 2, 32, 16}, /*  64 x  64 */
+    {0, 2, 2, 4, 2, 32, 16},                           /* 128 x  64 */
 };
-#define TUNE_FLOPS 4e9      /* a timed job is cut down to this: about 1 ms on a small GPU */
+#define TUNE_FLOPS   4e9 /* a timed job is cut down to this: about 1 ms on a small GPU */
 #define TUNE_REPEATS 4
-#define TUNE_LEAST 1e8      /* smaller jobs last some microseconds with any tile: not worth timing */
+#define TUNE_LEAST   1e8 /* smaller jobs last some microseconds with any tile: not worth timing */
 
 gpu_span span_part(gpu_span s, uint64_t offset, uint64_t bytes) {
     return (gpu_span){s.chunk, s.offset + offset, bytes};
@@ -46,18 +46,22 @@ static bool candidate(const gpu_caps *c, const gemm_job *j, int i, gemm_tile *t)
     *t = gpu_tiles[i];
     uint64_t rows = (uint64_t)tile_rows(t), cols = (uint64_t)tile_cols(t), bk = t->bk;
     if (!t->coopmat)
-        return t->lx * t->ly <= c->max_workgroup_invocations && 2 * bk * (rows + 4 + cols) * 4 <= c->max_shared_bytes;
+        return t->lx * t->ly <= c->max_workgroup_invocations &&
+               2 * bk * (rows + 4 + cols) * 4 <= c->max_shared_bytes;
     char name[64];
     snprintf(name, sizeof name, "%s_h16", j->coopmat ? j->coopmat : "");
-    if (!j->coopmat || j->type != DT_F16 || !c->coopmat_f16 || !j->form.a_vec || !j->form.b_vec || j->n % 4 || !gpu_has_shader(name))
+    if (!j->coopmat || j->type != DT_F16 || !c->coopmat_f16 || !j->form.a_vec || !j->form.b_vec ||
+        j->n % 4 || !gpu_has_shader(name))
         return false;
     t->lx = 4 * c->subgroup_size;
     uint64_t halves = (rows + 8) * (bk + 8) + (cols + 8) * (bk + 8);
-    return t->lx <= c->max_workgroup_invocations && 4 * halves + 4 * 16 * 16 * 4 <= c->max_shared_bytes;
+    return t->lx <= c->max_workgroup_invocations &&
+           4 * halves + 4 * 16 * 16 * 4 <= c->max_shared_bytes;
 }
 
-/* On lavapipe (2 cores, 512 x 1024 x 512, 4 columns a lane): 64 rows 58 GFLOP/s, 0.35-1.0 s of compilation;
- * 32 rows 50, 0.2-0.6 s; 8 rows 20, 0.1-0.2 s, which is what counts in small products. */
+/* On lavapipe (2 cores, 512 x 1024 x 512, 4 columns a lane): 64 rows 58 GFLOP/s, 0.35-1.0 s of
+ * compilation; 32 rows 50, 0.2-0.6 s; 8 rows 20, 0.1-0.2 s, which is what counts in small products.
+ */
 static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) {
     uint32_t lanes = c->subgroup_size;
     if (c->kind != GPU_SOFTWARE || (lanes != 4 && lanes != 8 && lanes != 16)) return false;
@@ -67,14 +71,15 @@ static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) 
     return true;
 }
 
-static status time_tile(gpu *d, const gemm_job *j, const gemm_tile *t, const gpu_span span[3], double *best) {
+static status time_tile(gpu *d, const gemm_job *j, const gemm_tile *t, const gpu_span span[3],
+                        double *best) {
     status st = OK;
     gpu_cmd *c = NULL;
     TRY(gpu_cmd_create(d, &c));
     for (int r = 0; r < TUNE_REPEATS; r++) TRY(j->emit(c, j, t, span));
     TRY(gpu_cmd_end(c));
     *best = INFINITY;
-    for (int r = 0; r < 3; r++) {                          /* the first run warms up */
+    for (int r = 0; r < 3; r++) { /* the first run warms up */
         double start = os_seconds();
         TRY(gpu_cmd_run(c, NULL, NULL));
         double s = os_seconds() - start;
@@ -85,7 +90,9 @@ out:
     return st;
 }
 
-static int size_class(int64_t x) { return x < 1 ? 0 : (int)lround(2 * log2((double)x)); } /* two classes an octave */
+static int size_class(int64_t x) {
+    return x < 1 ? 0 : (int)lround(2 * log2((double)x));
+} /* two classes an octave */
 
 status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
     status st = OK;
@@ -97,16 +104,17 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
         *out = gpu_tiles[j->m <= 16 ? 4 : 1];
         return OK;
     }
-    snprintf(key, sizeof key, "%s_%s %c%c%d%d m%d n%d k%d b%d", j->name, dtype_name(j->type), j->form.a_t ? 't' : 'n',
-             j->form.b_t ? 't' : 'n', j->form.a_vec, j->form.b_vec, size_class(j->m), size_class(j->n),
-             size_class(j->k), size_class(j->batch));
+    snprintf(key, sizeof key, "%s_%s %c%c%d%d m%d n%d k%d b%d", j->name, dtype_name(j->type),
+             j->form.a_t ? 't' : 'n', j->form.b_t ? 't' : 'n', j->form.a_vec, j->form.b_vec,
+             size_class(j->m), size_class(j->n), size_class(j->k), size_class(j->batch));
     int choice = gpu_tune_get(d, key);
     if (choice < 0 || choice >= (int)ARRAY_LEN(gpu_tiles) || !candidate(caps, j, choice, out)) {
         double row = 2.0 * (double)j->n * (double)j->k, best = INFINITY;
         j->cap_m = MAX(MIN(j->m, (int64_t)(TUNE_FLOPS / row)), MIN(j->m, 128));
         j->size(j);
-        choice = 1;                                        /* the tile every Vulkan device can run */
-        for (int i = 0; i < 3; i++) TRY(gpu_alloc(d, GPU_ACTIVATIONS, MAX(j->bytes[i], 256), &span[i]));
+        choice = 1; /* the tile every Vulkan device can run */
+        for (int i = 0; i < 3; i++)
+            TRY(gpu_alloc(d, GPU_ACTIVATIONS, MAX(j->bytes[i], 256), &span[i]));
         for (int i = 0; i < (int)ARRAY_LEN(gpu_tiles); i++) {
             double s = 0;
             if (!candidate(caps, j, i, out)) continue;
@@ -122,30 +130,53 @@ out:
     return st;
 }
 
-uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, int64_t k, int64_t max_splits) {
+uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, int64_t k,
+                     int64_t max_splits) {
     int64_t tiles = div_up(m, tile_rows(t)) * div_up(n, tile_cols(t)) * batch;
-    int64_t wanted = t->stage ? 256 : 2 * os_cpu_count();  /* workgroups that fill the device */
-    int64_t least_k = 512;                                 /* shorter parts cost more in partial sums than they win */
+    int64_t wanted = t->stage ? 256 : 2 * os_cpu_count(); /* workgroups that fill the device */
+    int64_t least_k = 512; /* shorter parts cost more in partial sums than they win */
     if (tiles >= wanted) return 1;
     return (uint32_t)MAX(1, MIN(MIN(wanted / tiles, k / least_k), max_splits));
 }
 
-int gemm_spec(const gemm_tile *t, const gemm_form *f, const gemm_epilogue *e, uint32_t spec[GPU_MAX_SPEC]) {
-    const uint32_t v[16] = {t->lx, t->ly, t->stage, t->tm, t->tn4, t->bk, f->a_t, f->b_t,
-                            t->coopmat ? t->coopmat : f->a_vec, t->coopmat ? t->coopmat : f->b_vec,
-                            e->vec, e->bias, e->residual, (uint32_t)e->act, e->f32, t->coopmat};
+int gemm_spec(const gemm_tile *t, const gemm_form *f, const gemm_epilogue *e,
+              uint32_t spec[GPU_MAX_SPEC]) {
+    const uint32_t v[16] = {t->lx,
+                            t->ly,
+                            t->stage,
+                            t->tm,
+                            t->tn4,
+                            t->bk,
+                            f->a_t,
+                            f->b_t,
+                            t->coopmat ? t->coopmat : f->a_vec,
+                            t->coopmat ? t->coopmat : f->b_vec,
+                            e->vec,
+                            e->bias,
+                            e->residual,
+                            (uint32_t)e->act,
+                            e->f32,
+                            t->coopmat};
     memcpy(spec, v, sizeof v);
     return t->coopmat ? 16 : 15;
 }
 
-status gemm_reduce(gpu_cmd *c, dtype type, const gemm_epilogue *e, gpu_span part, gpu_span bias, gpu_span residual,
-                   gpu_span y, int64_t count, int64_t taps, int64_t splits, int64_t n) {
-    struct { uint32_t count, taps, splits, n; } push = {(uint32_t)count, (uint32_t)taps, (uint32_t)splits, (uint32_t)n};
+status gemm_reduce(gpu_cmd *c, dtype type, const gemm_epilogue *e, gpu_span part, gpu_span bias,
+                   gpu_span residual, gpu_span y, int64_t count, int64_t taps, int64_t splits,
+                   int64_t n) {
+    struct {
+        uint32_t count, taps, splits, n;
+    } push = {(uint32_t)count, (uint32_t)taps, (uint32_t)splits, (uint32_t)n};
     gpu_dispatch_params p = {
-        .shader = "split_reduce", .type = type, .n_spec = 15, .n_bind = 4,
+        .shader = "split_reduce",
+        .type = type,
+        .n_spec = 15,
+        .n_bind = 4,
         .bind = {part, e->bias ? bias : part, e->residual ? residual : part, y},
-        .push = &push, .push_bytes = sizeof push, .work = (double)(count * taps * splits)};
-    p.spec[10] = 0;                                        /* one element at a time */
+        .push = &push,
+        .push_bytes = sizeof push,
+        .work = (double)(count * taps * splits)};
+    p.spec[10] = 0; /* one element at a time */
     p.spec[11] = e->bias;
     p.spec[12] = e->residual;
     p.spec[13] = (uint32_t)e->act;
@@ -155,8 +186,11 @@ status gemm_reduce(gpu_cmd *c, dtype type, const gemm_epilogue *e, gpu_span part
 }
 
 tensor *gemm_act_bwd(graph *g, const node *n, tensor *pre, tensor *dy, host_act act) {
-    static const unary_kind kind[ACT_COUNT] = {[ACT_SILU] = U_SILU, [ACT_GELU_ERF] = U_GELU,
-        [ACT_GELU_TANH] = U_GELU_TANH, [ACT_QUICK_GELU] = U_QUICK_GELU, [ACT_RELU] = U_RELU};
+    static const unary_kind kind[ACT_COUNT] = {[ACT_SILU] = U_SILU,
+                                               [ACT_GELU_ERF] = U_GELU,
+                                               [ACT_GELU_TANH] = U_GELU_TANH,
+                                               [ACT_QUICK_GELU] = U_QUICK_GELU,
+                                               [ACT_RELU] = U_RELU};
     uint32_t k = (uint32_t)kind[act];
     return op_record(g, &op_unary_bwd_info, n->at, &k, OP_IN(pre, dy));
 }
@@ -169,17 +203,27 @@ tensor *gemm_dbias(graph *g, const node *n, tensor *dy) {
 
 double gemm_act_ref(host_act a, double x) {
     switch (a) {
-    case ACT_NONE: case ACT_COUNT: break;
-    case ACT_SILU: return x / (1 + exp(-x));
-    case ACT_GELU_ERF: return 0.5 * x * (1 + erf(x * 0.70710678118654752440));
-    case ACT_GELU_TANH: return 0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
-    case ACT_QUICK_GELU: return x / (1 + exp(-1.702 * x));
-    case ACT_RELU: return x > 0 ? x : 0;
+    case ACT_NONE:
+    case ACT_COUNT:
+        break;
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_GELU_ERF:
+        return 0.5 * x * (1 + erf(x * 0.70710678118654752440));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+    case ACT_QUICK_GELU:
+        return x / (1 + exp(-1.702 * x));
+    case ACT_RELU:
+        return x > 0 ? x : 0;
     }
     return x;
 }
 
-typedef struct host_pack { host *h; host_prim *prim; } host_pack;
+typedef struct host_pack {
+    host *h;
+    host_prim *prim;
+} host_pack;
 
 static status fill_host_pack(const pack_io *io, void *ctx) {
     host_pack *p = ctx;
@@ -197,7 +241,8 @@ status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in, const char *k
     n->unprepare = destroy_prim;
     if (host_prim_scratch(prim)) prep_scratch(n, host_prim_scratch(prim));
     if (w_in < 0 || !host_prim_packed(prim)) return OK;
-    host_pack *ctx = graph_alloc(n->g, sizeof *ctx);       /* lives as long as the plan, which may pack again */
+    host_pack *ctx =
+        graph_alloc(n->g, sizeof *ctx); /* lives as long as the plan, which may pack again */
     if (!ctx) return graph_status(n->g);
     *ctx = (host_pack){p->host, prim};
     return prep_pack(p, n, w_in, 0, key, host_prim_packed(prim), fill_host_pack, ctx);

@@ -1,17 +1,22 @@
 /* matmul: y = act(op(a) op(b) + bias) + residual, f32 sums.
- *   a [..., M, K] T ([..., K, M] if trans_a), b [K, N] or [..., K, N] T ([.., N, K] if trans_b)
- *   b 2-D: the leading dims of a fold into M, or into K with trans_a. b n-D: a has the same leading dims.
- *   bias [N] f32, residual y's shape and type; y of T, or f32 if asked
- *   gradients  of a 2-D b (a weight) in f32, else in T
- *   source  torch.nn.functional.linear, torch.matmul
- * Vulkan: shaders/lib/tile.glsl; cpu: oneDNN, frozen weights packed.
+ *   a         [..., M, K] T ([..., K, M] if trans_a)
+ *   b         [K, N] or [..., K, N] T ([.., N, K] if trans_b). 2-D: the leading dims of a fold into M,
+ *             or into K with trans_a. n-D: a has the same leading dims.
+ *   bias      [N] f32, residual y's shape and type, both may be NULL
+ *   returns   [..., M, N] T, or f32 if asked
+ *   gradients of a 2-D b (a weight) and of bias in f32, else in T
+ *   source    torch.nn.functional.linear, torch.matmul
+ * Vulkan: shaders/matmul.comp; cpu: oneDNN, frozen weights packed.
  * SPDX-License-Identifier: MIT */
 #include "op/gemm.h"
 #include <stdio.h>
 
 extern const op_info op_matmul_info;
 
-typedef struct dims { int64_t batch, m, n, k; bool shared; } dims; /* shared: one b for all of a */
+typedef struct dims {
+    int64_t batch, m, n, k;
+    bool shared;
+} dims; /* shared: one b for all of a */
 
 static dims dims_of(const node *n) {
     const matmul_attrs *at = ATTRS(n, matmul_attrs);
@@ -28,7 +33,8 @@ static dims dims_of(const node *n) {
     return d;
 }
 
-tensor *op_matmul_(graph *g, tensor *a, tensor *b, tensor *bias, tensor *residual, matmul_attrs at, const char *here) {
+tensor *op_matmul_(graph *g, tensor *a, tensor *b, tensor *bias, tensor *residual, matmul_attrs at,
+                   const char *here) {
     return op_record(g, &op_matmul_info, here, &at, OP_IN(a, b, bias, residual));
 }
 
@@ -46,12 +52,14 @@ static status infer_shape(const node *n, shape *y) {
     dims d = dims_of(n);
     int64_t kb = b->s.d[b->s.n - (at->trans_b ? 1 : 2)];
     if (kb != d.k)
-        return fail(E_SHAPE, "matmul: a %s%s and b %s%s: the inner sizes %lld and %lld differ", shape_text(&a->s, ta),
-                    at->trans_a ? " transposed" : "", shape_text(&b->s, tb), at->trans_b ? " transposed" : "",
-                    (long long)d.k, (long long)kb);
+        return fail(E_SHAPE, "matmul: a %s%s and b %s%s: the inner sizes %lld and %lld differ",
+                    shape_text(&a->s, ta), at->trans_a ? " transposed" : "", shape_text(&b->s, tb),
+                    at->trans_b ? " transposed" : "", (long long)d.k, (long long)kb);
     *y = a->s;
-    if (at->trans_a && d.shared) *y = SHAPE(d.m, d.n);
-    else y->d[y->n - 1] = d.n;
+    if (at->trans_a && d.shared)
+        *y = SHAPE(d.m, d.n);
+    else
+        y->d[y->n - 1] = d.n;
     if (at->trans_a && !d.shared) y->d[y->n - 2] = d.m;
     return OK;
 }
@@ -69,15 +77,17 @@ static status infer(graph *g, node *n) {
     TRY(infer_shape(n, &y));
     dtype t = at->out == DT_COUNT ? a->dtype : dtype_acc(a->dtype);
     if (at->out != DT_COUNT && at->out != DT_F32 && at->out != a->dtype)
-        return fail(E_SHAPE, "matmul: output type %s: only the type of a (%s) or f32", dtype_name((dtype)at->out),
-                    dtype_name(a->dtype));
+        return fail(E_SHAPE, "matmul: output type %s: only the type of a (%s) or f32",
+                    dtype_name((dtype)at->out), dtype_name(a->dtype));
     if (at->out == a->dtype) t = a->dtype;
-    if (bias && (bias->s.n != 1 || bias->s.d[0] != y.d[y.n - 1] || bias->dtype != dtype_acc(a->dtype)))
+    if (bias &&
+        (bias->s.n != 1 || bias->s.d[0] != y.d[y.n - 1] || bias->dtype != dtype_acc(a->dtype)))
         return fail(E_SHAPE, "matmul: bias %s %s: expected [%lld] f32", dtype_name(bias->dtype),
                     shape_text(&bias->s, text), (long long)y.d[y.n - 1]);
     if (res && (!shape_equal(&res->s, &y) || res->dtype != t))
-        return fail(E_SHAPE, "matmul: residual %s %s: expected the output's %s %s", dtype_name(res->dtype),
-                    shape_text(&res->s, text), dtype_name(t), shape_text(&y, want));
+        return fail(E_SHAPE, "matmul: residual %s %s: expected the output's %s %s",
+                    dtype_name(res->dtype), shape_text(&res->s, text), dtype_name(t),
+                    shape_text(&y, want));
     out_set(n, 0, t, y);
 out:
     return st;
@@ -111,26 +121,37 @@ static status prepare_host(prep *p, node *n) {
     host_prim *prim = NULL;
     char key[96];
     bool frozen = d.shared && prep_frozen(n, 1);
-    host_matmul_desc h = {
-        .batch = d.batch, .m = d.m, .n = d.n, .k = d.k, .trans_a = at->trans_a, .trans_w = at->trans_b,
-        .w_shared = d.shared, .in = n->in[0]->dtype, .out = n->out[0]->dtype, .bias = n->in[2] != NULL,
-        .residual = n->in[3] != NULL, .packed_w = frozen, .act = (host_act)at->act};
+    host_matmul_desc h = {.batch = d.batch,
+                          .m = d.m,
+                          .n = d.n,
+                          .k = d.k,
+                          .trans_a = at->trans_a,
+                          .trans_w = at->trans_b,
+                          .w_shared = d.shared,
+                          .in = n->in[0]->dtype,
+                          .out = n->out[0]->dtype,
+                          .bias = n->in[2] != NULL,
+                          .residual = n->in[3] != NULL,
+                          .packed_w = frozen,
+                          .act = (host_act)at->act};
     TRY(host_matmul_create(p->host, &h, &prim));
-    snprintf(key, sizeof key, "matmul %lldx%lldx%lld %d%d%d%d%d%d", (long long)d.m, (long long)d.n, (long long)d.k,
-             h.trans_a, h.trans_w, h.out == DT_F32, h.bias, h.residual, (int)h.act);
+    snprintf(key, sizeof key, "matmul %lldx%lldx%lld %d%d%d%d%d%d", (long long)d.m, (long long)d.n,
+             (long long)d.k, h.trans_a, h.trans_w, h.out == DT_F32, h.bias, h.residual, (int)h.act);
     TRY(gemm_host_keep(p, n, prim, frozen ? 1 : -1, key));
 out:
     return st;
 }
 
 static void host_run(host *h, const node *n) {
-    host_matmul_run(h, n->prepared, n->in[0]->data, gemm_host_weight(n, 1), n->in[2] ? n->in[2]->data : NULL,
-                    n->in[3] ? n->in[3]->data : NULL, n->out[0]->data, gemm_host_scratch(n));
+    host_matmul_run(h, n->prepared, n->in[0]->data, gemm_host_weight(n, 1),
+                    n->in[2] ? n->in[2]->data : NULL, n->in[3] ? n->in[3]->data : NULL,
+                    n->out[0]->data, gemm_host_scratch(n));
 }
 
 /* ---- Vulkan ---- */
 static gemm_form form_of(const dims *d, const matmul_attrs *at) {
-    return (gemm_form){at->trans_a, at->trans_b, (at->trans_a ? d->m : d->k) % 4 == 0, (at->trans_b ? d->k : d->n) % 4 == 0};
+    return (gemm_form){at->trans_a, at->trans_b, (at->trans_a ? d->m : d->k) % 4 == 0,
+                       (at->trans_b ? d->k : d->n) % 4 == 0};
 }
 
 static gemm_epilogue epilogue_of(const node *n, const dims *d) {
@@ -139,19 +160,33 @@ static gemm_epilogue epilogue_of(const node *n, const dims *d) {
 }
 
 /* bind: a, b, bias, residual, y (or the partial sums when splits > 1) */
-static status emit(gpu_cmd *c, const dims *d, const gemm_form *f, dtype type, const gemm_tile *t, uint32_t splits,
-                   const gemm_epilogue *e, const gpu_span bind[5]) {
+static status emit(gpu_cmd *c, const dims *d, const gemm_form *f, dtype type, const gemm_tile *t,
+                   uint32_t splits, const gemm_epilogue *e, const gpu_span bind[5]) {
     int64_t tm = div_up(d->m, tile_rows(t)), tn = div_up(d->n, tile_cols(t));
     int64_t split_k = div_up(div_up(d->k, splits), 16) * 16;
-    struct { uint32_t m, n, k, lda, ldb, a_batch, b_batch, tiles_m, tiles_n, batch, splits, k_split; } push = {
-        (uint32_t)d->m, (uint32_t)d->n, (uint32_t)d->k, (uint32_t)(f->a_t ? d->m : d->k), (uint32_t)(f->b_t ? d->k : d->n),
-        (uint32_t)(d->m * d->k), d->shared ? 0 : (uint32_t)(d->n * d->k), (uint32_t)tm, (uint32_t)tn,
-        (uint32_t)d->batch, splits, (uint32_t)split_k};
-    gpu_dispatch_params p = {
-        .shader = t->coopmat ? "matmul_coopmat" : "matmul", .type = type, .n_bind = 5,
-        .bind = {bind[0], bind[1], e->bias ? bind[2] : bind[0], e->residual ? bind[3] : bind[0], bind[4]},
-        .push = &push, .push_bytes = sizeof push,
-        .work = 2.0 * (double)d->batch * (double)d->m * (double)d->n * (double)d->k};
+    struct {
+        uint32_t m, n, k, lda, ldb, a_batch, b_batch, tiles_m, tiles_n, batch, splits, k_split;
+    } push = {(uint32_t)d->m,
+              (uint32_t)d->n,
+              (uint32_t)d->k,
+              (uint32_t)(f->a_t ? d->m : d->k),
+              (uint32_t)(f->b_t ? d->k : d->n),
+              (uint32_t)(d->m * d->k),
+              d->shared ? 0 : (uint32_t)(d->n * d->k),
+              (uint32_t)tm,
+              (uint32_t)tn,
+              (uint32_t)d->batch,
+              splits,
+              (uint32_t)split_k};
+    gpu_dispatch_params p = {.shader = t->coopmat ? "matmul_coopmat" : "matmul",
+                             .type = type,
+                             .n_bind = 5,
+                             .bind = {bind[0], bind[1], e->bias ? bind[2] : bind[0],
+                                      e->residual ? bind[3] : bind[0], bind[4]},
+                             .push = &push,
+                             .push_bytes = sizeof push,
+                             .work = 2.0 * (double)d->batch * (double)d->m * (double)d->n *
+                                     (double)d->k};
     p.n_spec = gemm_spec(t, f, e, p.spec);
     gpu_groups_1d((uint64_t)(tm * tn * d->batch * splits), 1, p.groups);
     return gpu_dispatch_(c, &p);
@@ -167,15 +202,24 @@ static void tune_size(gemm_job *j) {
 static status tune_emit(gpu_cmd *c, const gemm_job *j, const gemm_tile *t, const gpu_span s[3]) {
     dims d = {1, j->cap_m, j->n, j->k, true};
     gemm_epilogue e = {.vec = j->n % 4 == 0, .f32 = j->type == DT_F32};
-    return emit(c, &d, &j->form, j->type, t, 1, &e, (const gpu_span[5]){s[0], s[1], s[0], s[0], s[2]});
+    return emit(c, &d, &j->form, j->type, t, 1, &e,
+                (const gpu_span[5]){s[0], s[1], s[0], s[0], s[2]});
 }
 
 static status prepare_gpu(prep *p, node *n) {
     status st = OK;
     dims d = dims_of(n);
     gemm_plan gp = {0};
-    gemm_job j = {.name = "matmul", .coopmat = "matmul_coopmat", .type = n->in[0]->dtype, .form = form_of(&d, ATTRS(n, matmul_attrs)),
-                  .m = d.m, .n = d.n, .k = d.k, .batch = d.batch, .size = tune_size, .emit = tune_emit};
+    gemm_job j = {.name = "matmul",
+                  .coopmat = "matmul_coopmat",
+                  .type = n->in[0]->dtype,
+                  .form = form_of(&d, ATTRS(n, matmul_attrs)),
+                  .m = d.m,
+                  .n = d.n,
+                  .k = d.k,
+                  .batch = d.batch,
+                  .size = tune_size,
+                  .emit = tune_emit};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));
     gp.splits = gemm_splits(&gp.tile, d.m, d.n, d.batch, d.k, 64);
     if (gp.splits > 1) prep_scratch(n, (size_t)(gp.splits * d.batch * d.m * d.n) * 4);
@@ -193,13 +237,15 @@ static status encode(gpu_cmd *c, const node *n) {
     gemm_form f = form_of(&d, ATTRS(n, matmul_attrs));
     gemm_epilogue e = epilogue_of(n, &d);
     gpu_span a = n->in[0]->span, y = n->out[0]->span;
-    gpu_span bind[5] = {a, n->in[1]->span, n->in[2] ? n->in[2]->span : a, n->in[3] ? n->in[3]->span : a, y};
+    gpu_span bind[5] = {a, n->in[1]->span, n->in[2] ? n->in[2]->span : a,
+                        n->in[3] ? n->in[3]->span : a, y};
     dtype type = n->in[0]->dtype;
     if (p->splits == 1) return emit(c, &d, &f, type, &p->tile, 1, &e, bind);
     gemm_epilogue part = {.vec = e.vec, .f32 = true};
     bind[4] = n->scratch->span;
     TRY(emit(c, &d, &f, type, &p->tile, p->splits, &part, bind));
-    TRY(gemm_reduce(c, type, &e, n->scratch->span, bind[2], bind[3], y, d.batch * d.m * d.n, 1, p->splits, d.n));
+    TRY(gemm_reduce(c, type, &e, n->scratch->span, bind[2], bind[3], y, d.batch * d.m * d.n, 1,
+                    p->splits, d.n));
 out:
     return st;
 }
@@ -216,18 +262,21 @@ static void backward(graph *g, const node *n, tensor *const dys[], tensor *dx[])
     dims d = dims_of(n);
     if (node_wants(n, 3)) dx[3] = dy;
     if (at->act != ACT_NONE)
-        dy = gemm_act_bwd(g, n, op_matmul_(g, a, b, n->in[2], NULL, (matmul_attrs){ta, tb, ACT_NONE, at->out}, n->at),
-                          dy, (host_act)at->act);
+        dy = gemm_act_bwd(
+            g, n,
+            op_matmul_(g, a, b, n->in[2], NULL, (matmul_attrs){ta, tb, ACT_NONE, at->out}, n->at),
+            dy, (host_act)at->act);
     if (node_wants(n, 2)) dx[2] = gemm_dbias(g, n, dy);
     if (!node_wants(n, 0) && !node_wants(n, 1)) return;
     dy = op_cast_(g, dy, a->dtype, n->at);
     if (node_wants(n, 0)) {
-        tensor *da = ta ? product(g, n, b, tb, dy, true, DT_COUNT) : product(g, n, dy, false, b, !tb, DT_COUNT);
+        tensor *da = ta ? product(g, n, b, tb, dy, true, DT_COUNT)
+                        : product(g, n, dy, false, b, !tb, DT_COUNT);
         dx[0] = op_reshape_(g, da, a->s, n->at);
     }
     if (!node_wants(n, 1)) return;
     dtype out = d.shared ? DT_F32 : DT_COUNT;
-    if (d.shared) {                                        /* the folded dims are the sum */
+    if (d.shared) { /* the folded dims are the sum */
         a = op_reshape_(g, a, ta ? SHAPE(d.k, d.m) : SHAPE(d.m, d.k), n->at);
         dy = op_reshape_(g, dy, SHAPE(d.m, d.n), n->at);
     }
@@ -235,7 +284,8 @@ static void backward(graph *g, const node *n, tensor *const dys[], tensor *dx[])
 }
 
 static tensor *build(graph *g, tensor **in, const op_case *c) {
-    matmul_attrs at = {(uint32_t)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], c->a[3] != 0 ? DT_F32 : DT_COUNT};
+    matmul_attrs at = {(uint32_t)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2],
+                       c->a[3] != 0 ? DT_F32 : DT_COUNT};
     return op_matmul_(g, in[0], in[1], in[2], in[3], at, HERE);
 }
 
@@ -260,16 +310,28 @@ static const op_case cases[] = {
     CASE("[33,68] [68,36] f32[36] -"),
     CASE("[33,67] [67,37] f32[37] -"),
     CASE("[130,64] [132,64]@ f32[132] [130,132]", .a = {0, 1}, .no_grad = true),
-    CASE("[4099,9] [4099,5] - -", .a = {1, 0, ACT_NONE, 1}, .no_grad = true, .tol = 1e-4), /* a long sum: split */
+    CASE("[4099,9] [4099,5] - -", .a = {1, 0, ACT_NONE, 1}, .no_grad = true,
+         .tol = 1e-4), /* a long sum: split */
     CASE("[3000,12] [3000,8] - -", .a = {1, 0}, .no_grad = true, .tol = 1e-4),
     CASE("[154,768] [320,768] f32[320] -", .a = {0, 1}, .no_grad = true),
     CASE("[2,64,320] [320,320]@ f32[320] [2,64,320]", .a = {0, 1}, .no_grad = true),
     CASE("[2,4096,320] [2560,320]@ f32[2560] -", .a = {0, 1}, .no_grad = true, .big = true),
     CASE("[4096,1280] [1280,1280] - -", .a = {0, 0}, .no_grad = true, .big = true),
-    CASE("[8192,320] [8192,320] - -", .a = {1, 0, ACT_NONE, 1}, .no_grad = true, .big = true, .tol = 1e-4),
+    CASE("[8192,320] [8192,320] - -", .a = {1, 0, ACT_NONE, 1}, .no_grad = true, .big = true,
+         .tol = 1e-4),
 };
 
-const op_info op_matmul_info = {
-    .name = "matmul", .n_in = 4, .n_out = 1, .attrs_size = sizeof(matmul_attrs), .types = TYPES_FLOAT,
-    .infer = infer, .prepare = prepare, .encode = encode, .host = host_run, .backward = backward, .ref = ref,
-    .work = work, .build = build, CASES(cases)};
+const op_info op_matmul_info = {.name = "matmul",
+                                .n_in = 4,
+                                .n_out = 1,
+                                .attrs_size = sizeof(matmul_attrs),
+                                .types = TYPES_FLOAT,
+                                .infer = infer,
+                                .prepare = prepare,
+                                .encode = encode,
+                                .host = host_run,
+                                .backward = backward,
+                                .ref = ref,
+                                .work = work,
+                                .build = build,
+                                CASES(cases)};

@@ -47,10 +47,36 @@ static bool idle_column(const host_conv_desc *d) {
     return false;
 }
 
-status host_conv_create(host *h, const host_conv_desc *d, host_prim **out) {
-    *out = NULL;
-    status st = check(d);
-    if (st != OK) return st;
+/* A 1x1 convolution over every pixel is a matmul over [N*H*W, channels]: measured equal forward, and
+ * two to four times as fast for the gradients. */
+static bool is_matmul(const host_conv_desc *d) {
+    return d->kh == 1 && d->kw == 1 && d->stride == 1 && d->oh == d->h && d->ow == d->w &&
+           d->pad_t == 0 && d->pad_l == 0 && d->n <= INT32_MAX / d->h / d->w;
+}
+
+static dn_spec matmul_spec(const host_conv_desc *d) {
+    dn_spec s = {.kind = DN_MATMUL, .act = d->act, .residual = d->residual};
+    int64_t pixels = d->n * d->h * d->w;
+    dn_layout x = dn_matrix(1, pixels, d->i, false, d->type, false);
+    dn_layout y = dn_matrix(1, pixels, d->o, false, d->type, false);
+    switch (d->kind) {
+    case HOST_CONV_FWD:
+        s.a = x, s.y = y, s.b = dn_matrix(1, d->i, d->o, true, d->type, false);
+        break;
+    case HOST_CONV_BWD_X:
+        s.a = y, s.y = x, s.b = dn_matrix(1, d->o, d->i, false, d->type, false);
+        break;
+    case HOST_CONV_BWD_W: /* dw = dy^T x */
+        s.a = dn_matrix(1, d->o, pixels, true, d->type, false), s.b = x, s.swap = true;
+        s.y = dn_matrix(1, d->o, d->i, false, DT_F32, false);
+        break;
+    }
+    s.packed_b = s.b_any = d->packed_w && d->kind != HOST_CONV_BWD_W;
+    if (d->bias) s.bias = dn_matrix(1, 1, d->o, false, DT_F32, false);
+    return s;
+}
+
+static dn_spec conv_spec(const host_conv_desc *d) {
     dn_layout x = image(d->n, d->h, d->w, d->i, d->type);
     dn_layout y = image(d->n, d->oh, d->ow, d->o, d->type);
     dn_spec s = {.act = d->act, .residual = d->residual, .stride = {d->stride, d->stride},
@@ -73,6 +99,14 @@ status host_conv_create(host *h, const host_conv_desc *d, host_prim **out) {
         s.packed_b = d->packed_w;
     }
     if (d->bias) s.bias = (dn_layout){1, {d->o}, {1}, DT_F32};
+    return s;
+}
+
+status host_conv_create(host *h, const host_conv_desc *d, host_prim **out) {
+    *out = NULL;
+    status st = check(d);
+    if (st != OK) return st;
+    dn_spec s = is_matmul(d) ? matmul_spec(d) : conv_spec(d);
     return dn_prim_create(h, &s, out);
 }
 

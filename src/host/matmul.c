@@ -2,9 +2,9 @@
  * SPDX-License-Identifier: MIT */
 #include "host/onednn.h"
 
-/* [batch, rows, cols] where the memory is [.., cols, rows] if trans. A side of length 1 has no
- * direction: it is written untransposed, since oneDNN reads the direction off the strides. */
-static dn_layout matrix(int64_t batch, int64_t rows, int64_t cols, bool trans, dtype t, bool three) {
+/* A side of length 1 has no direction: it is written untransposed, since oneDNN reads the direction
+ * off the strides. */
+dn_layout dn_matrix(int64_t batch, int64_t rows, int64_t cols, bool trans, dtype t, bool three) {
     bool flip = trans && rows > 1 && cols > 1;
     int64_t row = flip ? 1 : cols, col = flip ? rows : 1;
     if (three)
@@ -29,10 +29,10 @@ status host_matmul_create(host *h, const host_matmul_desc *d, host_prim **out) {
     bool three = batch > 1;
     dn_spec s = {.kind = DN_MATMUL, .act = d->act, .residual = d->residual,
                  .packed_b = d->packed_w, .b_any = d->packed_w};
-    s.a = matrix(batch, m, d->k, trans_a, d->in, three);
-    s.b = matrix(d->w_shared ? 1 : batch, d->k, d->n, d->trans_w, d->in, three);
-    s.y = matrix(batch, m, d->n, false, d->out, three);
-    if (d->bias) s.bias = matrix(1, 1, d->n, false, DT_F32, three);
+    s.a = dn_matrix(batch, m, d->k, trans_a, d->in, three);
+    s.b = dn_matrix(d->w_shared ? 1 : batch, d->k, d->n, d->trans_w, d->in, three);
+    s.y = dn_matrix(batch, m, d->n, false, d->out, three);
+    if (d->bias) s.bias = dn_matrix(1, 1, d->n, false, DT_F32, three);
     return dn_prim_create(h, &s, out);
 }
 

@@ -34,7 +34,7 @@ struct host_prim {
     int n_args;
     operand a, b, y, residual;
     reorder b_in, y_out;
-    bool packed_b;
+    bool packed_b, swap;
     bool add_residual;       /* by us, after oneDNN */
     int64_t b_blocked_count; /* elements of b in oneDNN's layout, its padding included */
     size_t y_blocked_bytes;
@@ -339,6 +339,7 @@ static void choose_types(const host *h, const dn_spec *s, host_prim *p) {
                      .count = layout_count(&s->y)};
     p->residual = p->y;
     p->packed_b = s->packed_b;
+    p->swap = s->swap;
 }
 
 static size_t take(size_t *total, size_t bytes) {
@@ -549,7 +550,7 @@ void dn_prim_run(host *h, host_prim *p, const void *a, const void *b, const floa
     assert((!p->mem[M_BIAS] || bias) && (residual || (!p->mem[M_RESIDUAL] && !p->add_residual)));
     int threads = omp_get_max_threads();
     if (threads != h->caps.threads) omp_set_num_threads(h->caps.threads);
-    if (!execute(h, p, a, b, bias, residual, y, scratch)) {
+    if (!execute(h, p, p->swap ? b : a, p->swap ? a : b, bias, residual, y, scratch)) {
         memset(y, 0, (size_t)p->y.count * dtype_bytes(p->y.user));
         report(h, p);
     }

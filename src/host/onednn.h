@@ -52,12 +52,15 @@ typedef struct dn_spec {
     bool b_any, y_any;
     bool packed_b;                 /* the run gets b as host_prim_pack made it */
     bool residual;                 /* y's shape and type, added after act */
+    bool swap;                     /* the run is given (b, a) */
     bool wide;                     /* compute half types in f32 even where bf16 is fast */
     host_act act;
     dnnl_dims_t stride, pad_l, pad_r; /* convolutions: rows, columns */
 } dn_spec;
 
+/* [batch, rows, cols], or [rows, cols] unless three; the memory is [.., cols, rows] if trans. */
+dn_layout dn_matrix(int64_t batch, int64_t rows, int64_t cols, bool trans, dtype t, bool three);
+
 status dn_prim_create(host *h, const dn_spec *s, host_prim **out);
-/* The message of a failed create names what was asked for. */
 void dn_prim_run(host *h, host_prim *p, const void *a, const void *b, const float *bias,
                  const void *residual, void *y, void *scratch);

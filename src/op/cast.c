@@ -59,6 +59,7 @@ static const op_case cases[] = {
     CASE("[3,37]", .a = {DT_F32}, .tol = 4e-3),
     CASE("[5,1001]=-0.0001:0.0001", .a = {DT_F16}, .tol = 4e-3), /* subnormal halves */
     CASE("[4,77,768]", .a = {DT_BF16}, .tol = 4e-3),
+    CASE("[4097,4097]", .a = {DT_BF16}, .tol = 4e-3, .no_grad = true, .big = true), /* over 65,535 workgroups */
 };
 
 const op_info op_cast_info = {

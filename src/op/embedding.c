@@ -94,10 +94,10 @@ static status bwd_encode(gpu_cmd *c, const node *n) {
     status st = move_dispatch(c, (gpu_dispatch_params){
         .shader = "zeros", .type = DT_U32, .bind = {y->span}, .n_bind = 1, .push = &zero, .push_bytes = sizeof zero}, (uint64_t)div_up(zero.n, 4));
     if (st != OK) return st;
-    struct { uint32_t n, v, d; } push = {(uint32_t)tensor_count(ids), (uint32_t)y->s.d[0], (uint32_t)y->s.d[1]};
+    struct { uint32_t n, v, d, slices; } push = {(uint32_t)tensor_count(ids), (uint32_t)y->s.d[0], (uint32_t)y->s.d[1], (uint32_t)div_up(y->s.d[1], 256)};
     return move_dispatch(c, (gpu_dispatch_params){
         .shader = "embedding_bwd", .type = dy->dtype, .bind = {ids->span, dy->span, y->span}, .n_bind = 3,
-        .push = &push, .push_bytes = sizeof push}, (uint64_t)push.n * 256); /* a workgroup per position */
+        .push = &push, .push_bytes = sizeof push}, (uint64_t)push.n * push.slices * 256); /* a workgroup per position and 256 columns */
 }
 
 HOST_KERNEL(add_row, (float *y, const void *dy, dtype t, int64_t at, int64_t n), (y, dy, t, at, n)) {
@@ -150,6 +150,7 @@ static const op_case bwd_cases[] = {
     CASE("u32<9[2,3] [2,3,5]", .a = {9}),
     CASE("u32<5[4,11] [4,11,7]", .a = {4}),
     CASE("u32<300[2,77] [2,77,320]", .a = {400}, .no_grad = true),
+    CASE("u32<3[33000] [33000,257]", .a = {3}, .no_grad = true, .big = true), /* over 65,535 workgroups */
 };
 
 const op_info op_embedding_bwd_info = {

@@ -195,6 +195,7 @@ static const op_case cases[] = {
     CASE("[2,2,9,9] [2,2,9,17]"),
     CASE("[3,64,64] [3,64,1]", .no_grad = true),
     CASE("[1,256,256] [1,256,40]", .no_grad = true),
+    CASE("[65541,1,1] [65541,1,2]", .no_grad = true, .big = true), /* over 65,535 workgroups */
 };
 
 const op_info op_solve_info = {

@@ -41,12 +41,11 @@ static status encode(gpu_cmd *c, const node *n) {
 
 #define SQRT_2_OVER_PI 0.7978845608028654
 LANE_INLINE float gelu_tanh_gate(float x) { return vsigmoid(x * ((float)(2 * SQRT_2_OVER_PI) + (float)(2 * SQRT_2_OVER_PI * 0.044715) * x * x)); }
-LANE_INLINE float normal_cdf(float x) { return 0.5f + 0.5f * verf(x * 0.707106781f); }
 
 LANE_INLINE float value(unary_kind k, float x) {
     switch (k) {
     case U_SILU: return x * vsigmoid(x);
-    case U_GELU: return x * normal_cdf(x);
+    case U_GELU: return x * vnormal_cdf(x);
     case U_GELU_TANH: return x * gelu_tanh_gate(x);
     case U_QUICK_GELU: return x * vsigmoid(1.702f * x);
     case U_RELU: return x < 0 ? 0 : x;
@@ -66,7 +65,7 @@ LANE_INLINE float slope(unary_kind k, float x) {
     float s;
     switch (k) {
     case U_SILU: s = vsigmoid(x); return s + x * s * (1 - s);
-    case U_GELU: return normal_cdf(x) + x * 0.398942280f * vexp(-0.5f * x * x);
+    case U_GELU: return vnormal_cdf(x) + x * vnormal_pdf(x);
     case U_GELU_TANH:
         s = gelu_tanh_gate(x);
         return s + x * s * (1 - s) * ((float)(2 * SQRT_2_OVER_PI) + (float)(6 * SQRT_2_OVER_PI * 0.044715) * x * x);

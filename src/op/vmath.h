@@ -60,3 +60,7 @@ LANE_INLINE float vtanh(float x) {
     large = lane_bits(lane_word(large) | (lane_word(x) & 0x80000000u));
     return a < 0.625f ? p * z * x + x : large;
 }
+
+/* The normal distribution: P(X < x) and its density. */
+LANE_INLINE float vnormal_cdf(float x) { return 0.5f + 0.5f * verf(x * 0.707106781f); }
+LANE_INLINE float vnormal_pdf(float x) { return 0.398942280f * vexp(-0.5f * x * x); }

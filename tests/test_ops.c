@@ -13,6 +13,7 @@
 
 #define MAX_INPUTS 12
 #define DIFF_SAMPLES 10
+#define DIFF_MOST_ELEMS 20000 /* a larger case runs ref too often; a smaller one of the same op checks the formula */
 
 typedef struct input_spec {
     bool absent, is_u32, always_f32, no_grad, frozen;
@@ -359,6 +360,12 @@ static void grad_shapes(bench *b, device *d, run_case *r, dtype type) {
     bench_close(&probe);
 }
 
+static int64_t input_elems(const run_case *r) {
+    int64_t n = 0;
+    for (int k = 0; k < r->n_in; k++) n += r->in[k].absent ? 0 : shape_count(&r->in[k].s);
+    return n;
+}
+
 static void check_gradients(run_case *r, device *ref, device *dev) {
     status st;
     bench a = {0}, b = {0};
@@ -378,7 +385,7 @@ static void check_gradients(run_case *r, device *ref, device *dev) {
         snprintf(name, sizeof name, "g%d", n);
         want[n] = read_output(&a, name, DT_F64, shape_count(&r->in[a.grad_of[n]].s), &st);
     }
-    if (r->type == DT_F32) check_differences(r, &a, want);
+    if (r->type == DT_F32 && input_elems(r) <= DIFF_MOST_ELEMS) check_differences(r, &a, want);
     if (bench_open(&b, dev, r, r->type, true, 0) != OK) {
         report(r, device_id(dev), "gradient graph: %s", error_message());
         goto out;

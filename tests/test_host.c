@@ -19,7 +19,12 @@ static uint32_t rnd(uint32_t n) {
 }
 
 /* ---- arrays with guard zones ---- */
-typedef struct array { void *base; char *data; dtype t; int64_t n; } array;
+typedef struct array {
+    void *base;
+    char *data;
+    dtype t;
+    int64_t n;
+} array;
 static array array_new(dtype t, int64_t n, bool fill) {
     size_t bytes = (size_t)n * dtype_bytes(t);
     array a = {mem_alloc(bytes + 2 * GUARD), NULL, t, n};
@@ -27,8 +32,7 @@ static array array_new(dtype t, int64_t n, bool fill) {
     memset(a.base, GUARD_BYTE, bytes + 2 * GUARD);
     a.data = (char *)a.base + GUARD;
     memset(a.data, 0xff, bytes); /* NaN in every float type */
-    for (int64_t i = 0; fill && i < n; i++)
-        dtype_store(a.data, t, i, (rnd(2000001) - 1e6) * 1e-6);
+    for (int64_t i = 0; fill && i < n; i++) dtype_store(a.data, t, i, (rnd(2000001) - 1e6) * 1e-6);
     return a;
 }
 static void array_free(array *a) {
@@ -43,13 +47,19 @@ static double at(const array *a, int64_t i) { return dtype_load(a->data, a->t, i
 
 static double act_of(double x, host_act act) {
     switch (act) {
-    case ACT_SILU: return x / (1 + exp(-x));
-    case ACT_GELU_ERF: return 0.5 * x * (1 + erf(x / sqrt(2)));
-    case ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case ACT_QUICK_GELU: return x / (1 + exp(-1.702 * x));
-    case ACT_RELU: return x > 0 ? x : 0;
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_GELU_ERF:
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case ACT_QUICK_GELU:
+        return x / (1 + exp(-1.702 * x));
+    case ACT_RELU:
+        return x > 0 ? x : 0;
     case ACT_NONE:
-    case ACT_COUNT: break;
+    case ACT_COUNT:
+        break;
     }
     return x;
 }
@@ -64,7 +74,8 @@ static void compare(const array *got, const double *want, const char *what) {
         if (!(e <= worst)) worst = e, where = i;
         if (isnan(e)) break;
     }
-    double tol = (2e-5 + (dtype_is_half(got->t) ? 1.01 * dtype_epsilon(got->t) : 0)) * (most + 1e-3);
+    double tol =
+        (2e-5 + (dtype_is_half(got->t) ? 1.01 * dtype_epsilon(got->t) : 0)) * (most + 1e-3);
     if (!(worst <= tol)) {
         printf("FAIL %s: element %lld is %g, expected %g (tolerance %g)\n", what, (long long)where,
                at(got, where), want[where], tol);
@@ -72,7 +83,8 @@ static void compare(const array *got, const double *want, const char *what) {
     }
 }
 
-/* Runs p twice (packing if it asks for it): the same bits both times, scratch and y within bounds. */
+/* Runs p twice (packing if it asks for it): the same bits both times, scratch and y within bounds.
+ */
 typedef void run_fn(host *, host_prim *, const void *, const void *, const float *, const void *,
                     void *, void *);
 static void run_checked(host *h, host_prim *p, run_fn *run, const array *a, const array *b,
@@ -105,9 +117,10 @@ static void test_matmul(host *h, const host_matmul_desc *d) {
     REQUIRE_OK(host_matmul_create(h, d, &p));
     snprintf(what, sizeof what,
              "matmul batch %lld m %lld n %lld k %lld trans %d %d shared %d %s->%s bias %d residual "
-             "%d packed %d act %d [%s]", (long long)d->batch, (long long)d->m, (long long)d->n,
-             (long long)d->k, d->trans_a, d->trans_w, d->w_shared, dtype_name(d->in),
-             dtype_name(d->out), d->bias, d->residual, d->packed_w, d->act, host_prim_impl(p));
+             "%d packed %d act %d [%s]",
+             (long long)d->batch, (long long)d->m, (long long)d->n, (long long)d->k, d->trans_a,
+             d->trans_w, d->w_shared, dtype_name(d->in), dtype_name(d->out), d->bias, d->residual,
+             d->packed_w, d->act, host_prim_impl(p));
     run_checked(h, p, host_matmul_run, &a, &w, &bias, &res, &y);
     double *want = mem_alloc((size_t)ny * sizeof *want);
     REQUIRE(want);
@@ -133,17 +146,32 @@ static void test_matmuls(host *h, int count) {
     /* every combination of sides of length 1 and of transposes */
     for (int v = 0; v < 32; v++)
         for (int t = 0; t < 3; t++)
-            test_matmul(h, &(host_matmul_desc){
-                .batch = 1 + v % 2 * 2, .m = v & 2 ? 1 : 5, .n = v & 4 ? 1 : 9, .k = v & 8 ? 1 : 6,
-                .trans_a = v & 16, .trans_w = (v + t) & 1, .w_shared = t == 1, .in = types[t],
-                .out = v & 4 ? DT_F32 : types[t], .bias = t & 1, .packed_w = v & 1});
+            test_matmul(h, &(host_matmul_desc){.batch = 1 + v % 2 * 2,
+                                               .m = v & 2 ? 1 : 5,
+                                               .n = v & 4 ? 1 : 9,
+                                               .k = v & 8 ? 1 : 6,
+                                               .trans_a = v & 16,
+                                               .trans_w = (v + t) & 1,
+                                               .w_shared = t == 1,
+                                               .in = types[t],
+                                               .out = v & 4 ? DT_F32 : types[t],
+                                               .bias = t & 1,
+                                               .packed_w = v & 1});
     for (int i = 0; i < count; i++) {
         dtype in = types[rnd(3)];
-        test_matmul(h, &(host_matmul_desc){
-            .batch = 1 + rnd(2) * rnd(4), .m = sides[rnd(14)], .n = sides[rnd(14)],
-            .k = sides[rnd(14)], .trans_a = rnd(2), .trans_w = rnd(2), .w_shared = rnd(2),
-            .in = in, .out = rnd(3) ? in : types[rnd(3)], .bias = rnd(2), .residual = rnd(3) == 0,
-            .packed_w = rnd(2), .act = (host_act)(rnd(2) * rnd(ACT_COUNT))});
+        test_matmul(h, &(host_matmul_desc){.batch = 1 + rnd(2) * rnd(4),
+                                           .m = sides[rnd(14)],
+                                           .n = sides[rnd(14)],
+                                           .k = sides[rnd(14)],
+                                           .trans_a = rnd(2),
+                                           .trans_w = rnd(2),
+                                           .w_shared = rnd(2),
+                                           .in = in,
+                                           .out = rnd(3) ? in : types[rnd(3)],
+                                           .bias = rnd(2),
+                                           .residual = rnd(3) == 0,
+                                           .packed_w = rnd(2),
+                                           .act = (host_act)(rnd(2) * rnd(ACT_COUNT))});
     }
 }
 
@@ -152,7 +180,8 @@ static int64_t x_at(const host_conv_desc *d, int64_t n, int64_t r, int64_t c, in
     return r < 0 || r >= d->h || c < 0 || c >= d->w ? -1 : ((n * d->h + r) * d->w + c) * d->i + i;
 }
 
-/* One pass over all (output, tap) pairs serves the three kinds: y += x w, dx += dy w, dw += x dy. */
+/* One pass over all (output, tap) pairs serves the three kinds: y += x w, dx += dy w, dw += x dy.
+ */
 static void conv_ref(const host_conv_desc *d, const array *a, const array *b, double *out) {
     for (int64_t n = 0; n < d->n; n++)
         for (int64_t r = 0; r < d->oh; r++)
@@ -166,9 +195,12 @@ static void conv_ref(const host_conv_desc *d, const array *a, const array *b, do
                                 int64_t y = ((n * d->oh + r) * d->ow + c) * d->o + o;
                                 int64_t w = ((o * d->i + i) * d->kh + u) * d->kw + v;
                                 if (x < 0) continue;
-                                if (d->kind == HOST_CONV_FWD) out[y] += at(a, x) * at(b, w);
-                                else if (d->kind == HOST_CONV_BWD_X) out[x] += at(a, y) * at(b, w);
-                                else out[w] += at(a, x) * at(b, y);
+                                if (d->kind == HOST_CONV_FWD)
+                                    out[y] += at(a, x) * at(b, w);
+                                else if (d->kind == HOST_CONV_BWD_X)
+                                    out[x] += at(a, y) * at(b, w);
+                                else
+                                    out[w] += at(a, x) * at(b, y);
                             }
 }
 
@@ -188,10 +220,10 @@ static void test_conv(host *h, host_conv_desc d) {
     REQUIRE_OK(host_conv_create(h, &d, &p));
     snprintf(what, sizeof what,
              "conv kind %d x [%lld,%lld,%lld,%lld] w [%lld,%lld,%lld,%lld] stride %d pad %d %d %d "
-             "%d %s bias %d residual %d packed %d act %d [%s]", d.kind, (long long)d.n,
-             (long long)d.h, (long long)d.w, (long long)d.i, (long long)d.o, (long long)d.i,
-             (long long)d.kh, (long long)d.kw, d.stride, d.pad_t, d.pad_l, d.pad_b, d.pad_r,
-             dtype_name(d.type), d.bias, d.residual, d.packed_w, d.act, host_prim_impl(p));
+             "%d %s bias %d residual %d packed %d act %d [%s]",
+             d.kind, (long long)d.n, (long long)d.h, (long long)d.w, (long long)d.i, (long long)d.o,
+             (long long)d.i, (long long)d.kh, (long long)d.kw, d.stride, d.pad_t, d.pad_l, d.pad_b,
+             d.pad_r, dtype_name(d.type), d.bias, d.residual, d.packed_w, d.act, host_prim_impl(p));
     run_checked(h, p, host_conv_run, &a, &b, &bias, &res, &y);
     double *want = mem_zalloc((size_t)nout * sizeof *want);
     REQUIRE(want);
@@ -209,9 +241,15 @@ static void test_convs(host *h, int count) {
     static const int64_t channels[] = {1, 3, 4, 5, 8, 16, 17, 32, 35};
     static const dtype types[] = {DT_F32, DT_F16, DT_BF16};
     for (int i = 0; i < count; i++) {
-        host_conv_desc d = {.kind = (host_conv_kind)rnd(3), .n = 1 + rnd(3), .h = 1 + rnd(11),
-                            .w = 1 + rnd(11), .i = channels[rnd(9)], .o = channels[rnd(9)],
-                            .kh = kernels[i % 6], .stride = 1 + (int)rnd(2), .type = types[rnd(3)],
+        host_conv_desc d = {.kind = (host_conv_kind)rnd(3),
+                            .n = 1 + rnd(3),
+                            .h = 1 + rnd(11),
+                            .w = 1 + rnd(11),
+                            .i = channels[rnd(9)],
+                            .o = channels[rnd(9)],
+                            .kh = kernels[i % 6],
+                            .stride = 1 + (int)rnd(2),
+                            .type = types[rnd(3)],
                             .packed_w = rnd(2)};
         d.kw = rnd(4) ? d.kh : kernels[rnd(6)];
         bool same = rnd(2); /* half of the cases: the padding of a "same" convolution */
@@ -233,8 +271,8 @@ static void test_refusals(host *h) {
     host_prim *p = NULL;
     host_matmul_desc m = {.batch = 1, .m = 0, .n = 1, .k = 1};
     REQUIRE_EQ(host_matmul_create(h, &m, &p), E_SHAPE);
-    host_conv_desc c = {.n = 1, .h = 4, .w = 4, .i = 1, .o = 1, .kh = 3, .kw = 3, .oh = 4, .ow = 2,
-                        .stride = 1};
+    host_conv_desc c = {
+        .n = 1, .h = 4, .w = 4, .i = 1, .o = 1, .kh = 3, .kw = 3, .oh = 4, .ow = 2, .stride = 1};
     REQUIRE_EQ(host_conv_create(h, &c, &p), E_SHAPE);
     REQUIRE(strstr(error_message(), "not 4x2"));
     c.kh = 5;
@@ -263,7 +301,10 @@ static void test_faults(host *h) {
 }
 
 /* ---- team and conversions ---- */
-typedef struct marks { int count[1000]; int64_t least; } marks;
+typedef struct marks {
+    int count[1000];
+    int64_t least;
+} marks;
 static void mark(void *ctx, int64_t begin, int64_t end) {
     marks *m = ctx;
     for (int64_t i = begin; i < end; i++) m->count[i]++;
@@ -313,8 +354,8 @@ static int suite(const char *cap, int count) {
     REQUIRE_OK(host_open(0, &h));
     const host_caps *c = host_get_caps(h);
     static const char *const names[] = {"base", "avx2", "avx512", "amx"};
-    printf("%s: %s, oneDNN %s, %d threads, isa %s%s\n", cap, c->name, c->onednn,
-           c->threads, names[c->isa], c->fast_bf16 ? ", bf16" : "");
+    printf("%s: %s, oneDNN %s, %d threads, isa %s%s\n", cap, c->name, c->onednn, c->threads,
+           names[c->isa], c->fast_bf16 ? ", bf16" : "");
     if (!strcmp(cap, "AVX2")) REQUIRE(c->isa <= ISA_AVX2 && !c->fast_bf16);
     if (!strcmp(cap, "SSE41")) REQUIRE(c->isa == ISA_BASE);
     test_team(h);

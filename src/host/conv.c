@@ -1,6 +1,5 @@
-/* conv.c: host_conv as oneDNN convolutions. oneDNN names the dims N, C, H, W whatever the memory is;
- * the strides say NHWC and OIHW.
- * SPDX-License-Identifier: MIT */
+/* conv.c: host_conv as oneDNN convolutions. oneDNN names the dims N, C, H, W whatever the memory
+ * is; the strides say NHWC and OIHW. SPDX-License-Identifier: MIT */
 #include "host/onednn.h"
 
 static dn_layout image(int64_t n, int64_t h, int64_t w, int64_t c, dtype t) {
@@ -18,18 +17,22 @@ static status check(const host_conv_desc *d) {
                  bad(d->kw) || bad(d->stride) || d->type > DT_BF16 || d->act >= ACT_COUNT ||
                  d->pad_t < 0 || d->pad_l < 0 || d->pad_b < 0 || d->pad_r < 0;
     if (sizes)
-        return fail(E_SHAPE, "conv2d: x [%lld, %lld, %lld, %lld], w [%lld, %lld, %lld, %lld], "
+        return fail(E_SHAPE,
+                    "conv2d: x [%lld, %lld, %lld, %lld], w [%lld, %lld, %lld, %lld], "
                     "stride %d, %s: sizes must be 1 to 2^31 - 1, pads not negative, and the type "
-                    "f32, f16 or bf16", (long long)d->n, (long long)d->h, (long long)d->w,
-                    (long long)d->i, (long long)d->o, (long long)d->i, (long long)d->kh,
-                    (long long)d->kw, d->stride, dtype_name(d->type));
+                    "f32, f16 or bf16",
+                    (long long)d->n, (long long)d->h, (long long)d->w, (long long)d->i,
+                    (long long)d->o, (long long)d->i, (long long)d->kh, (long long)d->kw, d->stride,
+                    dtype_name(d->type));
     int64_t hp = d->h + d->pad_t + d->pad_b, wp = d->w + d->pad_l + d->pad_r;
     int64_t oh = (hp - d->kh) / d->stride + 1, ow = (wp - d->kw) / d->stride + 1;
     if (hp < d->kh || wp < d->kw || oh != d->oh || ow != d->ow)
-        return fail(E_SHAPE, "conv2d: kernel %lldx%lld, stride %d over %lldx%lld (padded) gives "
-                    "%lldx%lld, not %lldx%lld", (long long)d->kh, (long long)d->kw, d->stride,
-                    (long long)hp, (long long)wp, hp < d->kh ? 0LL : (long long)oh,
-                    wp < d->kw ? 0LL : (long long)ow, (long long)d->oh, (long long)d->ow);
+        return fail(E_SHAPE,
+                    "conv2d: kernel %lldx%lld, stride %d over %lldx%lld (padded) gives "
+                    "%lldx%lld, not %lldx%lld",
+                    (long long)d->kh, (long long)d->kw, d->stride, (long long)hp, (long long)wp,
+                    hp < d->kh ? 0LL : (long long)oh, wp < d->kw ? 0LL : (long long)ow,
+                    (long long)d->oh, (long long)d->ow);
     if (d->kind != HOST_CONV_FWD && (d->bias || d->residual || d->act != ACT_NONE))
         return fail(E_UNSUPPORTED, "conv2d: bias, residual and activation belong to the forward");
     return OK;
@@ -47,8 +50,8 @@ static bool idle_column(const host_conv_desc *d) {
     return false;
 }
 
-/* A 1x1 convolution over every pixel is a matmul over [N*H*W, channels]: measured equal forward, and
- * two to four times as fast for the gradients. */
+/* A 1x1 convolution over every pixel is a matmul over [N*H*W, channels]: measured equal forward,
+ * and two to four times as fast for the gradients. */
 static bool is_matmul(const host_conv_desc *d) {
     return d->kh == 1 && d->kw == 1 && d->stride == 1 && d->oh == d->h && d->ow == d->w &&
            d->pad_t == 0 && d->pad_l == 0 && d->n <= INT32_MAX / d->h / d->w;
@@ -79,15 +82,23 @@ static dn_spec matmul_spec(const host_conv_desc *d) {
 static dn_spec conv_spec(const host_conv_desc *d) {
     dn_layout x = image(d->n, d->h, d->w, d->i, d->type);
     dn_layout y = image(d->n, d->oh, d->ow, d->o, d->type);
-    dn_spec s = {.act = d->act, .residual = d->residual, .stride = {d->stride, d->stride},
+    dn_spec s = {.act = d->act,
+                 .residual = d->residual,
+                 .stride = {d->stride, d->stride},
                  .pad_l = {d->pad_t, d->pad_l}};
     /* The padding that ends exactly at the last window: negative where rows are left over. */
     s.pad_r[0] = (d->oh - 1) * d->stride + d->kh - d->h - d->pad_t;
     s.pad_r[1] = (d->ow - 1) * d->stride + d->kw - d->w - d->pad_l;
     switch (d->kind) {
-    case HOST_CONV_FWD: s.kind = DN_CONV_FWD, s.a = x, s.y = y; break;
-    case HOST_CONV_BWD_X: s.kind = DN_CONV_BWD_X, s.a = y, s.y = x; break;
-    case HOST_CONV_BWD_W: s.kind = DN_CONV_BWD_W, s.a = x, s.b = y; break;
+    case HOST_CONV_FWD:
+        s.kind = DN_CONV_FWD, s.a = x, s.y = y;
+        break;
+    case HOST_CONV_BWD_X:
+        s.kind = DN_CONV_BWD_X, s.a = y, s.y = x;
+        break;
+    case HOST_CONV_BWD_W:
+        s.kind = DN_CONV_BWD_W, s.a = x, s.b = y;
+        break;
     }
     if (d->kind == HOST_CONV_BWD_W) {
         s.y = weight(d->o, d->i, d->kh, d->kw, DT_F32);

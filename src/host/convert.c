@@ -5,8 +5,16 @@
 
 #include <assert.h>
 
-static inline uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
-static inline float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t bits_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+static inline float float_of(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
 
 HOST_KERNEL(f16_f32, (const uint16_t *x, float *y, int64_t n), (x, y, n)) {
     for (int64_t i = 0; i < n; i++) {
@@ -46,15 +54,21 @@ HOST_KERNEL(f32_bf16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
 }
 
 static void to_f32(host_isa isa, float *y, const void *x, dtype t, int64_t n) {
-    if (t == DT_F16) f16_f32(isa, x, y, n);
-    else if (t == DT_BF16) bf16_f32(isa, x, y, n);
-    else memcpy(y, x, (size_t)n * 4);
+    if (t == DT_F16)
+        f16_f32(isa, x, y, n);
+    else if (t == DT_BF16)
+        bf16_f32(isa, x, y, n);
+    else
+        memcpy(y, x, (size_t)n * 4);
 }
 
 static void from_f32(host_isa isa, void *y, dtype t, const float *x, int64_t n) {
-    if (t == DT_F16) f32_f16(isa, x, y, n);
-    else if (t == DT_BF16) f32_bf16(isa, x, y, n);
-    else memcpy(y, x, (size_t)n * 4);
+    if (t == DT_F16)
+        f32_f16(isa, x, y, n);
+    else if (t == DT_BF16)
+        f32_bf16(isa, x, y, n);
+    else
+        memcpy(y, x, (size_t)n * 4);
 }
 
 void host_convert_serial(host_isa isa, void *dst, dtype dst_type, const void *src, dtype src_type,

@@ -1,5 +1,5 @@
-/* onednn.h: the one place that knows oneDNN. Internal to host/: everything above describes a
- * primitive by a dn_spec and runs it as a host_prim.
+/* onednn.h: internal to host/. matmul.c and conv.c describe a primitive by a dn_spec, prim.c makes
+ * and runs it as a host_prim.
  *
  * oneDNN comes in two API generations. Version 2 has descriptor structs by value and primitive
  * descriptors made from "operation descriptors"; version 3 has opaque handles and one create call
@@ -18,7 +18,7 @@ struct host {
     atomic_bool failed; /* sticky until host_failed() takes it */
 };
 
-status dn_fail(dnnl_status_t r, const char *what);
+status dn_fail(dnnl_status_t r, const char *call);
 /* As TRY, for a oneDNN call. */
 #define DN(call)                                                                                   \
     do {                                                                                           \
@@ -61,6 +61,32 @@ typedef struct dn_spec {
 /* [batch, rows, cols], or [rows, cols] unless three; the memory is [.., cols, rows] if trans. */
 dn_layout dn_matrix(int64_t batch, int64_t rows, int64_t cols, bool trans, dtype t, bool three);
 
+/* ---- two generations: dn_md owns a memory descriptor, dn_ref passes one ---- */
+#if DNNL_VERSION_MAJOR < 3
+typedef dnnl_memory_desc_t dn_md;
+typedef const dnnl_memory_desc_t *dn_ref;
+#define DN_REF(md) (&(md))
+#else
+typedef dnnl_memory_desc_t dn_md;
+typedef const_dnnl_memory_desc_t dn_ref;
+#define DN_REF(md) (md)
+#endif
+void dn_md_fini(dn_md *md);
+/* l in the type `work` (f32 or bf16); any: leave the layout to oneDNN. */
+dnnl_status_t dn_md_init(dn_md *md, const dn_layout *l, dtype work, bool any);
+const char *dn_impl_name(const_dnnl_primitive_desc_t pd);
+
+/* The descriptors of one primitive while it is made. */
+typedef struct dn_mds {
+    dn_md a, b, y, bias, residual;
+    dn_md hint_w; /* of the forward convolution that a weight gradient belongs to */
+} dn_mds;
+void dn_mds_fini(dn_mds *m);
+/* In the types a, b and y are computed in. *m and *pd are the caller's also on failure. */
+typedef struct dn_work { dtype a, b, y; } dn_work;
+status dn_pd_create(host *h, const dn_spec *s, dn_work work, dn_mds *m, dnnl_primitive_desc_t *pd);
+
+/* ---- prim.c ---- */
 status dn_prim_create(host *h, const dn_spec *s, host_prim **out);
 void dn_prim_run(host *h, host_prim *p, const void *a, const void *b, const float *bias,
                  const void *residual, void *y, void *scratch);

@@ -67,8 +67,10 @@ status host_open(int threads, host **out) {
     const dnnl_version_t *v = dnnl_version();
     snprintf(h->caps.onednn, sizeof h->caps.onednn, "%d.%d.%d", v->major, v->minor, v->patch);
     if (v->major != DNNL_VERSION_MAJOR) {
-        st = fail(E_UNSUPPORTED, "host: built for oneDNN %d, but %s was loaded: rebuild, or point "
-                  "the loader to the right libdnnl", DNNL_VERSION_MAJOR, h->caps.onednn);
+        st = fail(E_UNSUPPORTED,
+                  "host: built for oneDNN %d, but %s was loaded: rebuild, or point "
+                  "the loader to the right libdnnl",
+                  DNNL_VERSION_MAJOR, h->caps.onednn);
         goto out;
     }
     h->caps.memory_bytes = os_memory_total_bytes();

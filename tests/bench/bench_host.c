@@ -1,12 +1,11 @@
 /* bench_host.c: the CPU room against its peers, in one run, turn by turn.
- *   f32   OpenBLAS sgemm at the same GEMM size (M = N*OH*OW, N = O, K = I*kh*kw), if libopenblas.so.0
- *         is on the machine
- *   bf16  a bare oneDNN primitive over the same NHWC data, weights in the layout it likes best
- * Best of several turns each; the ratio is ours over the peer's speed (1 = as fast).
- * usage: bench_host [seconds per row, default 1] [part of a row's name] [threads]
- * Run with OMP_WAIT_POLICY=passive: two thread teams take turns on the same cores. On a busy machine
- * compare on one thread: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 and 1 as the third argument.
- * SPDX-License-Identifier: MIT */
+ *   f32   OpenBLAS sgemm at the same GEMM size (M = N*OH*OW, N = O, K = I*kh*kw), if
+ * libopenblas.so.0 is on the machine bf16  a bare oneDNN primitive over the same NHWC data, weights
+ * in the layout it likes best Best of several turns each; the ratio is ours over the peer's speed
+ * (1 = as fast). usage: bench_host [seconds per row, default 1] [part of a row's name] [threads]
+ * Run with OMP_WAIT_POLICY=passive: two thread teams take turns on the same cores. On a busy
+ * machine compare on one thread: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 and 1 as the third
+ * argument. SPDX-License-Identifier: MIT */
 #include "host/host.h"
 
 #include <dlfcn.h>
@@ -28,8 +27,8 @@ typedef void sgemm_fn(int order, int ta, int tb, int m, int n, int k, float alph
 typedef struct row {
     const char *name;
     bool conv;
-    host_conv_kind kind;      /* conv */
-    int64_t n, hw, i, o, k;   /* conv: batch, side, channels, kernel; matmul: n = M, i = K, o = N */
+    host_conv_kind kind;    /* conv */
+    int64_t n, hw, i, o, k; /* conv: batch, side, channels, kernel; matmul: n = M, i = K, o = N */
     int stride;
     bool packed, trans_a, residual;
     host_act act;
@@ -96,9 +95,9 @@ static dnnl_primitive_desc_t conv_pd(const bare *b, host_conv_kind kind, const m
                                      const dnnl_dims_t lo, const dnnl_dims_t hi) {
     dnnl_primitive_desc_t fwd, pd;
     dnnl_dims_t none = {0};
-    MUST(dnnl_convolution_forward_primitive_desc_create(
-        &fwd, b->engine, dnnl_forward_training, dnnl_convolution_direct, *x, *w, NULL, *y, stride,
-        none, lo, hi, NULL));
+    MUST(dnnl_convolution_forward_primitive_desc_create(&fwd, b->engine, dnnl_forward_training,
+                                                        dnnl_convolution_direct, *x, *w, NULL, *y,
+                                                        stride, none, lo, hi, NULL));
     if (kind == HOST_CONV_FWD) return fwd;
     if (kind == HOST_CONV_BWD_X)
         MUST(dnnl_convolution_backward_data_primitive_desc_create(
@@ -132,7 +131,10 @@ static void bare_init(bare *b, const row *r) {
     MUST(dnnl_stream_create(&b->stream, b->engine, dnnl_stream_default_flags));
     if (!r->conv) {
         md x = md_tag(2, (dnnl_dims_t){r->n, r->i}, t, r->trans_a ? dnnl_ba : dnnl_ab);
-        md w = md_tag(2, (dnnl_dims_t){r->i, r->o}, t, r->packed ? any : r->trans_a ? dnnl_ab : dnnl_ba);
+        md w = md_tag(2, (dnnl_dims_t){r->i, r->o}, t,
+                      r->packed    ? any
+                      : r->trans_a ? dnnl_ab
+                                   : dnnl_ba);
         md y = md_tag(2, (dnnl_dims_t){r->n, r->o}, r->trans_a ? dnnl_f32 : t, dnnl_ab);
         pd = matmul_pd(b, &x, &w, &y);
     } else {
@@ -196,20 +198,44 @@ static void ours_init(ours *u, const row *r, dtype t) {
         int64_t out = (r->hw - 1) / r->stride + 1, nx = r->n * r->hw * r->hw * r->i;
         int64_t ny = r->n * out * out * r->o, nw = r->o * r->i * r->k * r->k;
         int pad = (int)r->k / 2, hi = (int)((out - 1) * r->stride + r->k - r->hw - pad);
-        host_conv_desc d = {.kind = r->kind, .n = r->n, .h = r->hw, .w = r->hw, .i = r->i,
-                            .o = r->o, .kh = r->k, .kw = r->k, .oh = out, .ow = out,
-                            .stride = r->stride, .pad_t = pad, .pad_l = pad, .pad_b = hi,
-                            .pad_r = hi, .type = t, .packed_w = r->packed,
-                            .residual = r->residual, .act = r->act};
+        host_conv_desc d = {.kind = r->kind,
+                            .n = r->n,
+                            .h = r->hw,
+                            .w = r->hw,
+                            .i = r->i,
+                            .o = r->o,
+                            .kh = r->k,
+                            .kw = r->k,
+                            .oh = out,
+                            .ow = out,
+                            .stride = r->stride,
+                            .pad_t = pad,
+                            .pad_l = pad,
+                            .pad_b = hi,
+                            .pad_r = hi,
+                            .type = t,
+                            .packed_w = r->packed,
+                            .residual = r->residual,
+                            .act = r->act};
         MUST(host_conv_create(u->h, &d, &u->p));
         u->a = zeros((size_t)(r->kind == HOST_CONV_BWD_X ? ny : nx) * e);
         u->b = zeros((size_t)(r->kind == HOST_CONV_BWD_W ? ny : nw) * e);
-        u->y = zeros(r->kind == HOST_CONV_FWD ? (size_t)ny * e : r->kind == HOST_CONV_BWD_X ? (size_t)nx * e : (size_t)nw * 4);
+        u->y = zeros(r->kind == HOST_CONV_FWD     ? (size_t)ny * e
+                     : r->kind == HOST_CONV_BWD_X ? (size_t)nx * e
+                                                  : (size_t)nw * 4);
         u->res = zeros(r->residual ? (size_t)ny * e : 0);
     } else {
-        host_matmul_desc d = {.batch = 1, .m = r->n, .n = r->o, .k = r->i, .trans_a = r->trans_a,
-                              .trans_w = !r->trans_a, .in = t, .out = r->trans_a ? DT_F32 : t,
-                              .packed_w = r->packed, .residual = r->residual, .act = r->act};
+        host_matmul_desc d = {.batch = 1,
+                              .m = r->n,
+                              .n = r->o,
+                              .k = r->i,
+                              .trans_a = r->trans_a,
+                              .trans_w = !r->trans_a,
+                              .in = t,
+                              .out = r->trans_a ? DT_F32 : t,
+                              .packed_w = r->packed,
+                              .residual = r->residual,
+                              .act = r->act};
         MUST(host_matmul_create(u->h, &d, &u->p));
         u->a = zeros((size_t)(r->n * r->i) * e);
         u->b = zeros((size_t)(r->i * r->o) * e);
@@ -225,8 +251,10 @@ static void ours_init(ours *u, const row *r, dtype t) {
 
 static void ours_run(ours *u) {
     const void *w = u->packed ? u->packed : u->b;
-    if (u->conv) host_conv_run(u->h, u->p, u->a, w, NULL, u->res, u->y, u->scratch);
-    else host_matmul_run(u->h, u->p, u->a, w, NULL, u->res, u->y, u->scratch);
+    if (u->conv)
+        host_conv_run(u->h, u->p, u->a, w, NULL, u->res, u->y, u->scratch);
+    else
+        host_matmul_run(u->h, u->p, u->a, w, NULL, u->res, u->y, u->scratch);
 }
 
 static void ours_fini(ours *u) {
@@ -242,8 +270,11 @@ static void bench(host *h, const row *r, dtype t, sgemm_fn *sgemm, double second
     bare peer = {0};
     float *ga = NULL, *gb = NULL, *gc = NULL;
     ours_init(&u, r, t);
-    if (t == DT_BF16) bare_init(&peer, r);
-    else ga = zeros((size_t)(m * k) * 4), gb = zeros((size_t)(n * k) * 4), gc = zeros((size_t)(m * n) * 4);
+    if (t == DT_BF16)
+        bare_init(&peer, r);
+    else
+        ga = zeros((size_t)(m * k) * 4), gb = zeros((size_t)(n * k) * 4),
+        gc = zeros((size_t)(m * n) * 4);
     double best = 1e30, best_peer = 1e30, end = os_seconds() + seconds;
     for (int turn = 0; turn < 4 || os_seconds() < end; turn++) {
         for (int i = 0; i < 3; i++) {
@@ -272,14 +303,17 @@ static void bench(host *h, const row *r, dtype t, sgemm_fn *sgemm, double second
 }
 
 #define CONV(label, kind_, n_, hw_, i_, o_, k_, stride_, ...)                                      \
-    {.name = label, .conv = true, .kind = HOST_CONV_##kind_, .n = n_, .hw = hw_, .i = i_, .o = o_, \
-     .k = k_, .stride = stride_, ##__VA_ARGS__}
+    {                                                                                              \
+        .name = label, .conv = true, .kind = HOST_CONV_##kind_, .n = n_, .hw = hw_, .i = i_,       \
+        .o = o_, .k = k_, .stride = stride_, ##__VA_ARGS__                                         \
+    }
 #define CONV3(label, n_, hw_, i_, o_, k_, stride_)                                                 \
     CONV("conv " label " fwd packed", FWD, n_, hw_, i_, o_, k_, stride_, .packed = true),          \
         CONV("conv " label " fwd", FWD, n_, hw_, i_, o_, k_, stride_),                             \
         CONV("conv " label " bwd_x packed", BWD_X, n_, hw_, i_, o_, k_, stride_, .packed = true),  \
         CONV("conv " label " bwd_w", BWD_W, n_, hw_, i_, o_, k_, stride_)
-#define MATMUL(label, m_, n_, k_, ...) {.name = "matmul " label, .n = m_, .o = n_, .i = k_, ##__VA_ARGS__}
+#define MATMUL(label, m_, n_, k_, ...)                                                             \
+    { .name = "matmul " label, .n = m_, .o = n_, .i = k_, ##__VA_ARGS__ }
 #define MATMUL3(label, m_, n_, k_)                                                                 \
     MATMUL(label " packed", m_, n_, k_, .packed = true), MATMUL(label, m_, n_, k_),                \
         MATMUL(label " dw", n_, k_, m_, .trans_a = true)
@@ -317,8 +351,7 @@ int main(int argc, char **argv) {
     host *h = NULL;
     MUST(host_open(argc > 3 ? atoi(argv[3]) : 0, &h));
     const host_caps *c = host_get_caps(h);
-    printf("%s, %d threads, oneDNN %s%s\n", c->name, c->threads, c->onednn,
-           c->amx ? ", AMX" : "");
+    printf("%s, %d threads, oneDNN %s%s\n", c->name, c->threads, c->onednn, c->amx ? ", AMX" : "");
     for (int t = 0; t < 2; t++)
         for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
             if (argc > 2 && !strstr(rows[i].name, argv[2])) continue;

@@ -1,5 +1,5 @@
 // types: f32
-// store with accumulate, f32 into f32: y += x. Apart from cast.comp because it needs no 16-bit storage.
+// store with accumulate, f32 into f32: y += x. Not in cast.comp because it needs no 16-bit storage.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require

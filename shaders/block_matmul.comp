@@ -1,5 +1,5 @@
 // types: f32 h16
-// block_matmul: one column of four rows an invocation; neighbours share the block of r and the elements of x.
+// block_matmul: one column of four rows an invocation; neighbours share the block of r and x.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -19,7 +19,8 @@ void main() {
     uvec4 src = min(uvec4(row, row + 1u, row + 2u, row + 3u), uvec4(rows - 1u)) * d + block * b;
     vec4 sum = vec4(0.0);
     for (uint j = 0u; j < b; j++)
-        sum += from_T(r[from + j * step]) * vec4(from_T(x[src.x + j]), from_T(x[src.y + j]), from_T(x[src.z + j]), from_T(x[src.w + j]));
+        sum += from_T(r[from + j * step]) * vec4(from_T(x[src.x + j]), from_T(x[src.y + j]),
+                                                 from_T(x[src.z + j]), from_T(x[src.w + j]));
     for (uint q = 0u; q < 4u; q++)
         if (row + q < rows) y[(row + q) * d + col] = to_T(sum[q]);
 }

@@ -1,6 +1,6 @@
 // types: f32 h16
-// embedding_bwd: a workgroup per position and 256 columns. The first position of an id sums all its positions in
-// order and writes the row; the others leave. The rest of y was zeroed before.
+// embedding_bwd: a workgroup per position and 256 columns. The first position of an id sums all its
+// positions in order and writes the row; the others leave. The rest of y was zeroed before.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require

@@ -27,8 +27,8 @@ void main() {
         for (int b = u.x; b < u.y; b++) {
             uint from = ((image * h + uint(a)) * w + uint(b)) * c + ch;
             vec4 e = VEC ? from_T4(x4[from]) : vec4(from_T(x[from]));
-            bvec4 larger = greaterThan(e, best), nan = is_nan(e);
-            bvec4 take = bvec4(larger.x || nan.x, larger.y || nan.y, larger.z || nan.z, larger.w || nan.w);
+            bvec4 up = greaterThan(e, best), nan = is_nan(e);
+            bvec4 take = bvec4(up.x || nan.x, up.y || nan.y, up.z || nan.z, up.w || nan.w);
             best = mix(best, e, take);
             where = mix(where, uvec4(uint(a) * w + uint(b)), take);
         }

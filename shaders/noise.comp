@@ -16,6 +16,6 @@ void main() {
     uint i = index_1d();
     if (i >= n) return;
     uint at = i / per;
-    uvec2 key = uvec2(seed[0], seed[1]), which = uvec2(index[at], 0u), elem = uvec2(i - at * per, 0u);
-    y[i] = to_T(NORMAL ? rng_normal(key, stream, which, elem) : rng_uniform(key, stream, which, elem));
+    uvec2 key = uvec2(seed[0], seed[1]), which = uvec2(index[at], 0u), e = uvec2(i - at * per, 0u);
+    y[i] = to_T(NORMAL ? rng_normal(key, stream, which, e) : rng_uniform(key, stream, which, e));
 }

@@ -1,12 +1,13 @@
 // types: f32 h16
-// pad and slice: y[c] = x[c - before] where that lies inside x, else the constant whose bits are given.
+// pad and slice: y[c] = x[c - before] where that lies inside x, else the constant whose bits are
+// given.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "io.glsl"
 #include "word.glsl"
 layout(local_size_x = 256) in;
-layout(constant_id = 1) const bool VEC = false; // four elements an invocation: the last dim counts fours
+layout(constant_id = 1) const bool VEC = false; // four elements an invocation; last dim in fours
 BUF_IN(0, W, x)
 BUF_IN(0, W4, x4)
 BUF_OUT(1, W, y)

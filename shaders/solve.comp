@@ -1,8 +1,9 @@
 // types: none
-// solve, inverse. FACTOR: a workgroup eliminates one matrix with partial pivoting, in place in `lu`; the order of
-// rows follows the matrices. Columns below the diagonal keep l u_kk, which saves a pass and a barrier:
+// solve, inverse. FACTOR: a workgroup eliminates one matrix with partial pivoting, in place in `lu`;
+// the order of rows follows the matrices. Columns below the diagonal keep l u_kk, which saves a pass:
 //     P A = L' D^-1 U with D = diag(L') = diag(U), so L' w = P b, then x = w - D^-1 (U - D) x.
-// else: an invocation solves one column. Sums run in fours: lavapipe stops an invocation after 65,535 loop turns.
+// else: an invocation solves one column. Sums run in fours: lavapipe (Mesa 22.3) ends an invocation's
+// loops after 65,535 turns in all.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -72,8 +73,9 @@ float dot_row(uint line, uint from, uint to, uint column) {
     float sum = 0.0;
     for (uint j = from; j < to; j += 4u) {
         uint last = to - 1u;
-        vec4 l = vec4(lu[line + j], lu[line + min(j + 1u, last)], lu[line + min(j + 2u, last)], lu[line + min(j + 3u, last)]);
-        vec4 v = vec4(x[column + j * m], x[column + min(j + 1u, last) * m], x[column + min(j + 2u, last) * m], x[column + min(j + 3u, last) * m]);
+        uvec4 k = min(uvec4(j, j + 1u, j + 2u, j + 3u), uvec4(last)), e = column + k * m;
+        vec4 l = vec4(lu[line + k.x], lu[line + k.y], lu[line + k.z], lu[line + k.w]);
+        vec4 v = vec4(x[e.x], x[e.y], x[e.z], x[e.w]);
         sum += l.x * v.x;
         if (j + 1u < to) sum += l.y * v.y;
         if (j + 2u < to) sum += l.z * v.z;
@@ -90,7 +92,8 @@ void main() {
     }
     uint e = index_1d();
     if (e >= batch * m) return;
-    uint at = e / m, c = e - at * m, la = at * n * n, order = batch * n * n + at * n, column = at * n * m + c;
+    uint at = e / m, c = e - at * m, column = at * n * m + c;
+    uint la = at * n * n, order = batch * n * n + at * n;
     for (uint i = 0u; i < n; i++) {
         uint from = uint(lu[order + i]);
         float right = INVERSE ? (from == c ? 1.0 : 0.0) : b[column + from * m];

@@ -18,7 +18,8 @@ void main() {
     uint i = index_1d();
     if (i >= n) return;
     uint pixel = i / c, ch = i - pixel * c, row = pixel / w, col = pixel - row * w, image = row / h;
-    uint sy = row - image * h, y1 = first_reader(sy + 1u, h, oh), x1 = first_reader(col + 1u, w, ow);
+    uint sy = row - image * h;
+    uint y1 = first_reader(sy + 1u, h, oh), x1 = first_reader(col + 1u, w, ow);
     vec4 sum = vec4(0.0);
     for (uint y = first_reader(sy, h, oh); y < y1; y++)
         for (uint x = first_reader(col, w, ow); x < x1; x++) {

@@ -1,5 +1,5 @@
 // types: none
-// zeros: every word of y becomes `word`, four an invocation, a workgroup apart so that writes coalesce.
+// zeros: every word of y becomes `word`; four an invocation, a workgroup apart: writes coalesce.
 // SPDX-License-Identifier: MIT
 #version 460
 #extension GL_GOOGLE_include_directive : require

@@ -1,4 +1,4 @@
-/* pool.glsl: sizes of a pooling and the pixel an invocation works on; the windows of op/pool.h. After io.glsl.
+/* pool.glsl: sizes of a pooling and the windows of op/pool.h. After io.glsl.
  * SPDX-License-Identifier: MIT */
 layout(constant_id = 1) const bool VEC = false; // four channels an invocation: c counts fours
 layout(push_constant) uniform push { uint n, h, w, c, oh, ow, k, s, p; };

@@ -1,12 +1,16 @@
 /* inverse: of small matrices, batched (the Cayley transform needs (I + S)^-1).
- *   a  [..., n, n] f32, n <= 256      returns its inverse; a singular matrix gives infinities or NaN
- *   errors  E_SHAPE      source  torch.linalg.inv      gradient  dA = -Y^T dY Y^T (Giles 2008 §2.2.3)
+ *   a  [..., n, n] f32, n <= 256
+ *   returns its inverse Y; a singular matrix gives infinities or NaN
+ *   errors  E_SHAPE      source  torch.linalg.inv
+ *   gradient  dA = -Y^T dY Y^T (Giles 2008 §2.2.3)
  * SPDX-License-Identifier: MIT */
 #include "op/lu.h"
 
 extern const op_info op_inverse_info;
 
-tensor *op_inverse_(graph *g, tensor *a, const char *here) { return op_record(g, &op_inverse_info, here, NULL, OP_IN(a)); }
+tensor *op_inverse_(graph *g, tensor *a, const char *here) {
+    return op_record(g, &op_inverse_info, here, NULL, OP_IN(a));
+}
 
 static status infer(graph *g, node *n) {
     (void)g;
@@ -17,8 +21,10 @@ static status infer(graph *g, node *n) {
 
 static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) {
     tensor *y = n->out[0];
-    tensor *left = op_matmul_(g, y, dy[0], NULL, NULL, (matmul_attrs){.trans_a = 1, .out = DT_COUNT}, n->at);
-    tensor *da = op_matmul_(g, left, y, NULL, NULL, (matmul_attrs){.trans_b = 1, .out = DT_COUNT}, n->at);
+    tensor *left =
+        op_matmul_(g, y, dy[0], NULL, NULL, (matmul_attrs){.trans_a = 1, .out = DT_COUNT}, n->at);
+    tensor *da =
+        op_matmul_(g, left, y, NULL, NULL, (matmul_attrs){.trans_b = 1, .out = DT_COUNT}, n->at);
     dx[0] = op_scale_(g, da, -1.0f, 0.0f, n->at);
 }
 
@@ -35,6 +41,16 @@ static const op_case cases[] = {
     CASE("[1,256,256]", .no_grad = true, .big = true),
 };
 
-const op_info op_inverse_info = {
-    .name = "inverse", .n_in = 1, .n_out = 1, .types = TYPES_F32, .infer = infer, .prepare = lu_prepare, .encode = lu_encode,
-    .host = lu_host, .backward = backward, .ref = lu_ref, .work = lu_work, .build = build, CASES(cases)};
+const op_info op_inverse_info = {.name = "inverse",
+                                 .n_in = 1,
+                                 .n_out = 1,
+                                 .types = TYPES_F32,
+                                 .infer = infer,
+                                 .prepare = lu_prepare,
+                                 .encode = lu_encode,
+                                 .host = lu_host,
+                                 .backward = backward,
+                                 .ref = lu_ref,
+                                 .work = lu_work,
+                                 .build = build,
+                                 CASES(cases)};

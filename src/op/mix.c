@@ -9,14 +9,20 @@
 
 #define MIX_MAX 8
 enum { W = MIX_MAX, MASK, KEEP, INPUTS };
-typedef struct mix_attrs { uint32_t n; } mix_attrs;
+typedef struct mix_attrs {
+    uint32_t n;
+} mix_attrs;
 extern const op_info op_mix_info;
 
-static tensor *to_acc(graph *g, tensor *x, const char *here) { return op_cast_(g, x, dtype_acc(x->dtype), here); }
+static tensor *to_acc(graph *g, tensor *x, const char *here) {
+    return op_cast_(g, x, dtype_acc(x->dtype), here);
+}
 
-tensor *op_mix_(graph *g, tensor *const *x, int n, tensor *w, tensor *mask, tensor *keep, const char *here) {
+tensor *op_mix_(graph *g, tensor *const *x, int n, tensor *w, tensor *mask, tensor *keep,
+                const char *here) {
     tensor *in[INPUTS] = {0};
-    if (n < 1 || n > MIX_MAX) graph_fail(g, here, E_SHAPE, "mix of %d tensors: 1 to %d are possible", n, MIX_MAX);
+    if (n < 1 || n > MIX_MAX)
+        graph_fail(g, here, E_SHAPE, "mix of %d tensors: 1 to %d are possible", n, MIX_MAX);
     for (int i = 0; i < MIN(n, MIX_MAX); i++) in[i] = to_acc(g, x[i], here);
     in[W] = w;
     in[MASK] = mask;
@@ -28,23 +34,30 @@ static status infer(graph *g, node *n) {
     (void)g;
     uint32_t terms = ATTRS(n, mix_attrs)->n;
     const tensor *x = n->in[0], *w = n->in[W], *mask = n->in[MASK];
-    if (w->s.n != 2 || w->s.d[0] != x->s.d[0] || w->s.d[1] != (int64_t)terms || w->dtype != x->dtype)
+    if (w->s.n != 2 || w->s.d[0] != x->s.d[0] || w->s.d[1] != (int64_t)terms ||
+        w->dtype != x->dtype)
         return fail(E_SHAPE, "mix: w must be f32 [%lld, %u]", (long long)x->s.d[0], terms);
     for (uint32_t i = 1; i < terms; i++)
-        if (!shape_equal(&n->in[i]->s, &x->s)) return fail(E_SHAPE, "mix: input %u differs in shape from input 0", i);
+        if (!shape_equal(&n->in[i]->s, &x->s))
+            return fail(E_SHAPE, "mix: input %u differs in shape from input 0", i);
     if (!mask != !n->in[KEEP]) return fail(E_SHAPE, "mix: mask and keep come together");
     if (mask) {
-        bool fits = mask->s.n <= x->s.n && mask->dtype == x->dtype && shape_equal(&n->in[KEEP]->s, &x->s);
+        bool fits =
+            mask->s.n <= x->s.n && mask->dtype == x->dtype && shape_equal(&n->in[KEEP]->s, &x->s);
         for (int i = 1; fits && i <= mask->s.n; i++)
             fits = mask->s.d[mask->s.n - i] == 1 || mask->s.d[mask->s.n - i] == x->s.d[x->s.n - i];
-        if (!fits) return fail(E_SHAPE, "mix: mask must broadcast to input 0, keep must have its shape");
+        if (!fits)
+            return fail(E_SHAPE, "mix: mask must broadcast to input 0, keep must have its shape");
     }
     out_set(n, 0, x->dtype, x->s);
     return OK;
 }
 
 /* x's dims, at least [N, 1], and the stride of the mask along each: 0 where it is stretched. */
-typedef struct layout { int n; int64_t size[MAX_DIMS], stride[MAX_DIMS]; } layout;
+typedef struct layout {
+    int n;
+    int64_t size[MAX_DIMS], stride[MAX_DIMS];
+} layout;
 
 static layout layout_of(const node *n) {
     const shape *x = &n->in[0]->s;
@@ -64,30 +77,46 @@ static layout layout_of(const node *n) {
 static status encode(gpu_cmd *c, const node *n) {
     const tensor *x = n->in[0], *y = n->out[0];
     layout l = layout_of(n);
-    struct { uint32_t n, per, dims, size[MAX_DIMS], stride[MAX_DIMS]; } push = {
-        (uint32_t)tensor_count(y), (uint32_t)(tensor_count(y) / x->s.d[0]), (uint32_t)l.n};
-    gpu_dispatch_params p = {
-        .shader = "mix", .type = DT_U32, .spec = {ATTRS(n, mix_attrs)->n, n->in[MASK] != NULL}, .n_spec = 2,
-        .n_bind = INPUTS + 1, .push = &push, .push_bytes = sizeof push, .work = (double)tensor_count(y) * 10};
-    for (int i = 0; i < l.n; i++) push.size[i] = (uint32_t)l.size[i], push.stride[i] = (uint32_t)l.stride[i];
+    struct {
+        uint32_t n, per, dims, size[MAX_DIMS], stride[MAX_DIMS];
+    } push = {(uint32_t)tensor_count(y), (uint32_t)(tensor_count(y) / x->s.d[0]), (uint32_t)l.n};
+    gpu_dispatch_params p = {.shader = "mix",
+                             .type = DT_U32,
+                             .spec = {ATTRS(n, mix_attrs)->n, n->in[MASK] != NULL},
+                             .n_spec = 2,
+                             .n_bind = INPUTS + 1,
+                             .push = &push,
+                             .push_bytes = sizeof push,
+                             .work = (double)tensor_count(y) * 10};
+    for (int i = 0; i < l.n; i++)
+        push.size[i] = (uint32_t)l.size[i], push.stride[i] = (uint32_t)l.stride[i];
     for (int i = 0; i < INPUTS; i++) p.bind[i] = (n->in[i] ? n->in[i] : x)->span;
     p.bind[INPUTS] = y->span;
     return move_dispatch(c, p, push.n);
 }
 
-HOST_KERNEL(mix_row, (const float *const *x, const float *w, int terms, const float *mask, int64_t mask_step, const float *keep,
-                      float *restrict y, int64_t at, int64_t n),
+HOST_KERNEL(mix_row,
+            (const float *const *x, const float *w, int terms, const float *mask, int64_t mask_step,
+             const float *keep, float *restrict y, int64_t at, int64_t n),
             (x, w, terms, mask, mask_step, keep, y, at, n)) {
     for (int64_t i = 0; i < n; i++) y[i] = w[0] * x[0][at + i];
     for (int t = 1; t < terms; t++) {
         const float *v = x[t] + at;
         for (int64_t i = 0; i < n; i++) y[i] += w[t] * v[i];
     }
-    if (mask && mask_step) for (int64_t i = 0; i < n; i++) y[i] = mask[i] * y[i] + (1.0f - mask[i]) * keep[at + i];
-    else if (mask) for (int64_t i = 0; i < n; i++) y[i] = mask[0] * y[i] + (1.0f - mask[0]) * keep[at + i];
+    if (mask && mask_step)
+        for (int64_t i = 0; i < n; i++) y[i] = mask[i] * y[i] + (1.0f - mask[i]) * keep[at + i];
+    else if (mask)
+        for (int64_t i = 0; i < n; i++) y[i] = mask[0] * y[i] + (1.0f - mask[0]) * keep[at + i];
 }
 
-typedef struct job { const node *n; host_isa isa; layout l; int64_t row; } job; /* row: elements that share w, and the mask's row */
+/* row: elements that share their weights and their row of the mask */
+typedef struct job {
+    const node *n;
+    host_isa isa;
+    layout l;
+    int64_t row;
+} job;
 
 /* Rows [begin, end). */
 static void run(void *ctx, int64_t begin, int64_t end) {
@@ -105,8 +134,9 @@ static void run(void *ctx, int64_t begin, int64_t end) {
             mask += rest % l->size[i] * l->stride[i];
             rest /= l->size[i];
         }
-        mix_row(j->isa, x, (const float *)n->in[W]->data + r / per_sample * terms, terms, mask, l->stride[l->n - 1], keep,
-                (float *)n->out[0]->data + r * j->row, r * j->row, j->row);
+        mix_row(j->isa, x, (const float *)n->in[W]->data + r / per_sample * terms, terms, mask,
+                l->stride[l->n - 1], keep, (float *)n->out[0]->data + r * j->row, r * j->row,
+                j->row);
     }
 }
 
@@ -165,10 +195,22 @@ static const op_case cases[] = {
     CASE("f32[2,3] - - [2,5,7] f32[2,5,7] [2,5,7]", .a = {3}),
     CASE("f32[2,2] f32[2,3,4,1]=0:1! f32[2,3,4,5] f32[2,3,4,5] [2,3,4,5]", .a = {2}),
     CASE("f32[3,1] f32[3]=0:1! f32[3] [3]", .a = {1}),
-    CASE("f32[2,8] f32[4,6]=0:1! [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6]", .a = {8}),
-    CASE("f32[2,4] - - f32[2,64,64,4] [2,64,64,4] f32[2,64,64,4] f32[2,64,64,4]", .a = {4}, .no_grad = true),
+    CASE("f32[2,8] f32[4,6]=0:1! [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] [2,4,6] "
+         "[2,4,6]",
+         .a = {8}),
+    CASE("f32[2,4] - - f32[2,64,64,4] [2,64,64,4] f32[2,64,64,4] f32[2,64,64,4]", .a = {4},
+         .no_grad = true),
 };
 
-const op_info op_mix_info = {
-    .name = "mix", .n_in = INPUTS, .n_out = 1, .attrs_size = sizeof(mix_attrs), .types = TYPES_FLOAT,
-    .infer = infer, .encode = encode, .host = host_run, .backward = backward, .ref = ref, .build = build, CASES(cases)};
+const op_info op_mix_info = {.name = "mix",
+                             .n_in = INPUTS,
+                             .n_out = 1,
+                             .attrs_size = sizeof(mix_attrs),
+                             .types = TYPES_FLOAT,
+                             .infer = infer,
+                             .encode = encode,
+                             .host = host_run,
+                             .backward = backward,
+                             .ref = ref,
+                             .build = build,
+                             CASES(cases)};

@@ -1,5 +1,5 @@
-/* move.h: what the ops that only move elements share: merging of dims, and dispatches over elements.
- * Their shaders move bits (uint or uint16_t), four elements at a time where everything is a multiple of 4.
+/* move.h: what the ops that move elements share: dispatches over elements, the window copy.
+ * Their shaders move bits (uint or uint16_t), four elements at a time where all is a multiple of 4.
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "op/op.h"
@@ -17,7 +17,7 @@ static inline status move_dispatch(gpu_cmd *c, gpu_dispatch_params p, uint64_t i
     return gpu_dispatch_(c, &p);
 }
 
-/* dim of every float op here: f32, f16, bf16, or f64 in tests. */
+/* f32, f16, bf16, or f64 in tests. */
 static inline bool move_is_float(dtype t) { return t != DT_U32 && t != DT_COUNT; }
 
 /* The pattern that `value` has as an element of t, in the low bits. */
@@ -29,7 +29,8 @@ static inline uint32_t move_bits(dtype t, float value) {
 
 /* y[at..at+n) = v, inside a host_parallel body. */
 static inline void move_save(host_isa isa, const tensor *y, int64_t at, int64_t n, const float *v) {
-    host_convert_serial(isa, (char *)y->data + (size_t)at * dtype_bytes(y->dtype), y->dtype, v, DT_F32, n);
+    host_convert_serial(isa, (char *)y->data + (size_t)at * dtype_bytes(y->dtype), y->dtype, v,
+                        DT_F32, n);
 }
 
 /* Element count before and after dim. */
@@ -39,9 +40,16 @@ static inline void move_split(const shape *s, int dim, int64_t *outer, int64_t *
     for (int i = dim + 1; i < s->n; i++) *inner *= s->d[i];
 }
 
-/* pad.c: y[c] = x[c - before] where that lies inside x, else `value`; before < 0 cuts. Serves pad and slice. */
-typedef struct move_window { int n; int64_t out[MAX_DIMS], in[MAX_DIMS], before[MAX_DIMS]; float value; } move_window;
-move_window move_window_of(const shape *x, const shape *y, const int64_t before[MAX_DIMS], float value); /* merges dims */
+/* The window copy (pad.c) of pad and slice: y[c] = x[c - before] where that lies inside x, else
+ * `value`; before < 0 cuts. */
+typedef struct move_window {
+    int n;
+    int64_t out[MAX_DIMS], in[MAX_DIMS], before[MAX_DIMS];
+    float value;
+} move_window;
+/* Merges dims that keep their size. */
+move_window move_window_of(const shape *x, const shape *y, const int64_t before[MAX_DIMS],
+                           float value);
 status move_window_encode(gpu_cmd *c, const node *n, const move_window *w);
-void   move_window_host(host *h, const node *n, const move_window *w);
-void   move_window_ref(const node *n, const move_window *w);
+void move_window_host(host *h, const node *n, const move_window *w);
+void move_window_ref(const node *n, const move_window *w);

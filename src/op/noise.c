@@ -1,27 +1,36 @@
 /* noise: random numbers by counter, so that batching, resuming and recomputing give the same ones.
  *   seed    [2] u32       key, with `stream` (rng_stream of a name) mixed in
  *   sample  [N] u32       global index of each sample
- *   returns shape s = [N, ...] of type t: normal (mean 0, deviation 1) or uniform in [0, 1); elements are
- *   counted within their sample. Words and formulas: base/base.h.
+ *   returns shape s = [N, ...] of type t: normal (mean 0, deviation 1) or uniform in [0, 1);
+ *   elements are counted within their sample. Words and formulas: base/base.h.
  *   errors  E_SHAPE      source  Salmon et al. 2011 (Philox4x32-10); Box & Muller 1958
  * SPDX-License-Identifier: MIT */
 #include "op/lanes.h"
 #include "op/move.h"
 #include <math.h>
 
-typedef struct noise_attrs { shape s; uint32_t stream, type, normal; } noise_attrs;
+typedef struct noise_attrs {
+    shape s;
+    uint32_t stream, type, normal;
+} noise_attrs;
 extern const op_info op_noise_info;
 
-tensor *op_noise_(graph *g, tensor *seed, tensor *sample, uint32_t stream, shape s, dtype t, bool normal, const char *here) {
-    return op_record(g, &op_noise_info, here, &(noise_attrs){s, stream, (uint32_t)t, normal}, OP_IN(seed, sample));
+tensor *op_noise_(graph *g, tensor *seed, tensor *sample, uint32_t stream, shape s, dtype t,
+                  bool normal, const char *here) {
+    return op_record(g, &op_noise_info, here, &(noise_attrs){s, stream, (uint32_t)t, normal},
+                     OP_IN(seed, sample));
 }
 
 static status infer(graph *g, node *n) {
     (void)g;
     const noise_attrs *a = ATTRS(n, noise_attrs);
-    if (n->in[0]->dtype != DT_U32 || tensor_count(n->in[0]) != 2 || n->in[1]->dtype != DT_U32 || tensor_count(n->in[1]) != a->s.d[0])
-        return fail(E_SHAPE, "noise takes seed u32 [2] and one u32 sample index for each of %lld samples", (long long)a->s.d[0]);
-    if (!move_is_float((dtype)a->type)) return fail(E_SHAPE, "noise of type %s", dtype_name((dtype)a->type));
+    if (n->in[0]->dtype != DT_U32 || tensor_count(n->in[0]) != 2 || n->in[1]->dtype != DT_U32 ||
+        tensor_count(n->in[1]) != a->s.d[0])
+        return fail(E_SHAPE,
+                    "noise takes seed u32 [2] and one u32 sample index for each of %lld samples",
+                    (long long)a->s.d[0]);
+    if (!move_is_float((dtype)a->type))
+        return fail(E_SHAPE, "noise of type %s", dtype_name((dtype)a->type));
     out_set(n, 0, (dtype)a->type, a->s);
     return OK;
 }
@@ -29,14 +38,25 @@ static status infer(graph *g, node *n) {
 static status encode(gpu_cmd *c, const node *n) {
     const noise_attrs *a = ATTRS(n, noise_attrs);
     uint64_t count = (uint64_t)tensor_count(n->out[0]);
-    struct { uint32_t n, per, stream; } push = {(uint32_t)count, (uint32_t)(count / (uint64_t)a->s.d[0]), a->stream};
-    return move_dispatch(c, (gpu_dispatch_params){
-        .shader = "noise", .type = n->out[0]->dtype, .spec = {a->normal}, .n_spec = 1,
-        .bind = {n->in[0]->span, n->in[1]->span, n->out[0]->span}, .n_bind = 3,
-        .push = &push, .push_bytes = sizeof push, .work = 100.0 * (double)count}, push.n);
+    struct {
+        uint32_t n, per, stream;
+    } push = {(uint32_t)count, (uint32_t)(count / (uint64_t)a->s.d[0]), a->stream};
+    return move_dispatch(
+        c,
+        (gpu_dispatch_params){.shader = "noise",
+                              .type = n->out[0]->dtype,
+                              .spec = {a->normal},
+                              .n_spec = 1,
+                              .bind = {n->in[0]->span, n->in[1]->span, n->out[0]->span},
+                              .n_bind = 3,
+                              .push = &push,
+                              .push_bytes = sizeof push,
+                              .work = 100.0 * (double)count},
+        push.n);
 }
 
-/* -ln((w + 1) 2^-32). Near 1 from the distance to 1, which is exact in integers; else mantissa in [3/4, 3/2). */
+/* -ln((w + 1) 2^-32). Near 1 from the distance to 1, which is exact in integers; else from the
+ * mantissa in [3/4, 3/2) and the exponent. */
 LANE_INLINE float minus_log(uint32_t w) {
     bool near = w >= 0xC0000000u;
     float d = (float)~w * 0x1p-32f, f = (float)(w + 1u);
@@ -44,7 +64,8 @@ LANE_INLINE float minus_log(uint32_t w) {
     float m = lane_bits((u & 0x7fffffu) | (up ? 0x3f000000u : 0x3f800000u));
     float base = (float)((int32_t)(u >> 23) - 159 + (int32_t)up) * 0.693147180559945f;
     float s = near ? -d / (2.0f - d) : (m - 1.0f) / (m + 1.0f), q = s * s;
-    float p = 1.0f + q * (1.0f / 3 + q * (1.0f / 5 + q * (1.0f / 7 + q * (1.0f / 9 + q * (1.0f / 11)))));
+    float p =
+        1.0f + q * (1.0f / 3 + q * (1.0f / 5 + q * (1.0f / 7 + q * (1.0f / 9 + q * (1.0f / 11)))));
     return -((near ? 0.0f : base) + 2.0f * s * p);
 }
 
@@ -52,15 +73,18 @@ LANE_INLINE float minus_log(uint32_t w) {
 LANE_INLINE float cos_turn(uint32_t w) {
     uint32_t quadrant = (w + 0x20000000u) >> 30;
     float x = (float)(int32_t)(w - (quadrant << 30)) * 1.4629180792671596e-9f, q = x * x;
-    float s = x * (1.0f + q * (-1.0f / 6 + q * (1.0f / 120 + q * (-1.0f / 5040 + q * (1.0f / 362880)))));
+    float s =
+        x * (1.0f + q * (-1.0f / 6 + q * (1.0f / 120 + q * (-1.0f / 5040 + q * (1.0f / 362880)))));
     float c = 1.0f + q * (-0.5f + q * (1.0f / 24 + q * (-1.0f / 720 + q * (1.0f / 40320))));
     float r = quadrant & 1u ? s : c;
     return quadrant == 1 || quadrant == 2 ? -r : r;
 }
 
-/* y[i] = element at + i of a sample, n <= LANES; elements of one sample are below 2^32 (a tensor is at most
- * 4 GiB). Words first, then formulas: two loops that the compiler vectorises. */
-HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint32_t at, bool normal, float *restrict y, int64_t n),
+/* y[i] = element at + i of a sample, n <= LANES; elements of one sample are below 2^32 (a tensor is
+ * at most 4 GiB). Words first, then formulas: two loops that the compiler vectorises. */
+HOST_KERNEL(noise_block,
+            (uint32_t seed0, uint32_t seed1, uint32_t sample, uint32_t at, bool normal,
+             float *restrict y, int64_t n),
             (seed0, seed1, sample, at, normal, y, n)) {
     uint32_t w0[LANES], w1[LANES];
     for (int64_t i = 0; i < n; i++) {
@@ -83,7 +107,10 @@ HOST_KERNEL(noise_block, (uint32_t seed0, uint32_t seed1, uint32_t sample, uint3
         for (int64_t i = 0; i < n; i++) y[i] = (float)(w0[i] >> 8) * 0x1p-24f;
 }
 
-typedef struct job { const node *n; host_isa isa; } job;
+typedef struct job {
+    const node *n;
+    host_isa isa;
+} job;
 
 static void run(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
@@ -94,7 +121,8 @@ static void run(void *ctx, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {
         float v[LANES];
         int64_t at = i % per, m = MIN(MIN(per - at, end - i), LANES);
-        noise_block(j->isa, seed[0], seed[1] ^ a->stream, sample[i / per], (uint32_t)at, a->normal, v, m);
+        noise_block(j->isa, seed[0], seed[1] ^ a->stream, sample[i / per], (uint32_t)at, a->normal,
+                    v, m);
         move_save(j->isa, n->out[0], i, m, v);
         i += m;
     }
@@ -130,6 +158,14 @@ static const op_case cases[] = {
     CASE("u32<1000[2] u32<9999[4]", .a = {DT_F32, 1, 65536}, .tol = 3e-6),
 };
 
-const op_info op_noise_info = {
-    .name = "noise", .n_in = 2, .n_out = 1, .attrs_size = sizeof(noise_attrs), .types = TYPES_F32,
-    .infer = infer, .encode = encode, .host = host_run, .ref = ref, .build = build, CASES(cases)};
+const op_info op_noise_info = {.name = "noise",
+                               .n_in = 2,
+                               .n_out = 1,
+                               .attrs_size = sizeof(noise_attrs),
+                               .types = TYPES_F32,
+                               .infer = infer,
+                               .encode = encode,
+                               .host = host_run,
+                               .ref = ref,
+                               .build = build,
+                               CASES(cases)};

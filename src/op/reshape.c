@@ -15,8 +15,8 @@ static status infer(graph *g, node *n) {
     const shape *s = ATTRS(n, shape);
     char a[96];
     if (shape_count(s) != tensor_count(n->in[0]))
-        return fail(E_SHAPE, "reshape to %s needs %lld elements, the input has %lld", shape_text(s, a),
-                    (long long)shape_count(s), (long long)tensor_count(n->in[0]));
+        return fail(E_SHAPE, "reshape to %s needs %lld elements, the input has %lld",
+                    shape_text(s, a), (long long)shape_count(s), (long long)tensor_count(n->in[0]));
     out_set(n, 0, n->in[0]->dtype, *s);
     return OK;
 }
@@ -26,9 +26,7 @@ static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) 
 }
 
 /* Not run by any executor: the view shares its input's memory. */
-static void ref(const node *n) {
-    EACH(i, n->out[0]) SET(0, i, IN(0, i));
-}
+static void ref(const node *n) { EACH(i, n->out[0]) SET(0, i, IN(0, i)); }
 
 static tensor *build(graph *g, tensor **in, const op_case *c) {
     shape s = {.n = (int)c->a[0]};
@@ -43,6 +41,15 @@ static const op_case cases[] = {
     CASE("[7]", .a = {6, 1, 1, 7, 1, 1, 1}),
 };
 
-const op_info op_reshape_info = {
-    .name = "reshape", .n_in = 1, .n_out = 1, .attrs_size = sizeof(shape), .types = TYPES_FLOAT,
-    .view = true, .grad_any_type = true, .infer = infer, .backward = backward, .ref = ref, .build = build, CASES(cases)};
+const op_info op_reshape_info = {.name = "reshape",
+                                 .n_in = 1,
+                                 .n_out = 1,
+                                 .attrs_size = sizeof(shape),
+                                 .types = TYPES_FLOAT,
+                                 .view = true,
+                                 .grad_any_type = true,
+                                 .infer = infer,
+                                 .backward = backward,
+                                 .ref = ref,
+                                 .build = build,
+                                 CASES(cases)};

@@ -4,7 +4,10 @@
  * SPDX-License-Identifier: MIT */
 #include "op/move.h"
 
-typedef struct slice_attrs { int64_t begin, end; uint32_t dim; } slice_attrs;
+typedef struct slice_attrs {
+    int64_t begin, end;
+    uint32_t dim;
+} slice_attrs;
 extern const op_info op_slice_info;
 
 tensor *op_slice_(graph *g, tensor *x, int dim, int64_t begin, int64_t end, const char *here) {
@@ -17,7 +20,8 @@ static status infer(graph *g, node *n) {
     const slice_attrs *a = ATTRS(n, slice_attrs);
     shape s = n->in[0]->s;
     if (a->dim >= (uint32_t)s.n || a->begin < 0 || a->begin >= a->end || a->end > s.d[a->dim])
-        return fail(E_SHAPE, "slice [%lld, %lld) of dim %d", (long long)a->begin, (long long)a->end, (int)a->dim);
+        return fail(E_SHAPE, "slice [%lld, %lld) of dim %d", (long long)a->begin, (long long)a->end,
+                    (int)a->dim);
     s.d[a->dim] = a->end - a->begin;
     out_set(n, 0, n->in[0]->dtype, s);
     return OK;
@@ -58,14 +62,21 @@ static tensor *build(graph *g, tensor **in, const op_case *c) {
 }
 
 static const op_case cases[] = {
-    CASE("[2]", .a = {0, 1, 2}),
-    CASE("[2,6,3]", .a = {1, 1, 4}),
-    CASE("[5,4,4]", .a = {0, 2, 5}),
-    CASE("[2,3,4,12]", .a = {3, 4, 12}),
-    CASE("[2,3,4,11]", .a = {3, 0, 7}),
-    CASE("[2,16,16,960]", .a = {3, 320, 960}, .no_grad = true),
+    CASE("[2]", .a = {0, 1, 2}),        CASE("[2,6,3]", .a = {1, 1, 4}),
+    CASE("[5,4,4]", .a = {0, 2, 5}),    CASE("[2,3,4,12]", .a = {3, 4, 12}),
+    CASE("[2,3,4,11]", .a = {3, 0, 7}), CASE("[2,16,16,960]", .a = {3, 320, 960}, .no_grad = true),
 };
 
-const op_info op_slice_info = {
-    .name = "slice", .n_in = 1, .n_out = 1, .attrs_size = sizeof(slice_attrs), .types = TYPES_FLOAT, .grad_any_type = true,
-    .infer = infer, .encode = encode, .host = host_run, .backward = backward, .ref = ref, .build = build, CASES(cases)};
+const op_info op_slice_info = {.name = "slice",
+                               .n_in = 1,
+                               .n_out = 1,
+                               .attrs_size = sizeof(slice_attrs),
+                               .types = TYPES_FLOAT,
+                               .grad_any_type = true,
+                               .infer = infer,
+                               .encode = encode,
+                               .host = host_run,
+                               .backward = backward,
+                               .ref = ref,
+                               .build = build,
+                               CASES(cases)};

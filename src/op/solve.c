@@ -17,7 +17,9 @@ tensor *op_solve_(graph *g, tensor *a, tensor *b, const char *here) {
 
 /* ---- elimination, shared with inverse ---- */
 
-typedef struct sizes { int64_t batch, n, m; } sizes;
+typedef struct sizes {
+    int64_t batch, n, m;
+} sizes;
 static sizes sizes_of(const node *n) {
     const shape *x = &n->out[0]->s;
     sizes z = {1, x->d[x->n - 2], x->d[x->n - 1]};
@@ -28,16 +30,19 @@ static sizes sizes_of(const node *n) {
 status lu_check(const node *n) {
     const tensor *a = n->in[0];
     char text[96];
-    if (a->dtype != dtype_acc(a->dtype)) return fail(E_SHAPE, "%s works in f32, not %s", n->op->name, dtype_name(a->dtype));
+    if (a->dtype != dtype_acc(a->dtype))
+        return fail(E_SHAPE, "%s works in f32, not %s", n->op->name, dtype_name(a->dtype));
     if (a->s.n < 2 || a->s.d[a->s.n - 1] != a->s.d[a->s.n - 2] || a->s.d[a->s.n - 1] > LU_MAX)
-        return fail(E_SHAPE, "%s takes square matrices of at most %d rows, not %s", n->op->name, LU_MAX, shape_text(&a->s, text));
+        return fail(E_SHAPE, "%s takes square matrices of at most %d rows, not %s", n->op->name,
+                    LU_MAX, shape_text(&a->s, text));
     return OK;
 }
 
 /* A copy of every A, which elimination destroys; on Vulkan also the order of its rows. */
 status lu_prepare(prep *p, node *n) {
     const shape *a = &n->in[0]->s;
-    prep_scratch(n, tensor_bytes(n->in[0]) + (p->gpu ? tensor_bytes(n->in[0]) / (size_t)a->d[a->n - 1] : 0));
+    prep_scratch(n, tensor_bytes(n->in[0]) +
+                        (p->gpu ? tensor_bytes(n->in[0]) / (size_t)a->d[a->n - 1] : 0));
     return OK;
 }
 
@@ -50,18 +55,28 @@ double lu_work(const node *n) {
 status lu_encode(gpu_cmd *c, const node *n) {
     sizes z = sizes_of(n);
     const tensor *b = n->n_in > 1 ? n->in[1] : NULL;
-    struct { uint32_t batch, n, m; } push = {(uint32_t)z.batch, (uint32_t)z.n, (uint32_t)z.m};
+    struct {
+        uint32_t batch, n, m;
+    } push = {(uint32_t)z.batch, (uint32_t)z.n, (uint32_t)z.m};
     gpu_dispatch_params p = {
-        .shader = "solve", .type = DT_U32, .spec = {true, b == NULL}, .n_spec = 2,
-        .bind = {n->in[0]->span, (b ? b : n->in[0])->span, n->scratch->span, n->out[0]->span}, .n_bind = 4,
-        .push = &push, .push_bytes = sizeof push, .work = lu_work(n) / 2};
-    status st = move_dispatch(c, p, (uint64_t)z.batch * 256); /* a workgroup per matrix */
+        .shader = "solve",
+        .type = DT_U32,
+        .spec = {true, b == NULL},
+        .n_spec = 2,
+        .bind = {n->in[0]->span, (b ? b : n->in[0])->span, n->scratch->span, n->out[0]->span},
+        .n_bind = 4,
+        .push = &push,
+        .push_bytes = sizeof push,
+        .work = lu_work(n) / 2};
+    /* a workgroup per matrix, then an invocation per column */
+    status st = move_dispatch(c, p, (uint64_t)z.batch * 256);
     if (st != OK) return st;
     p.spec[0] = false;
-    return move_dispatch(c, p, (uint64_t)(z.batch * z.m));    /* an invocation per column */
+    return move_dispatch(c, p, (uint64_t)(z.batch * z.m));
 }
 
-HOST_KERNEL(subtract_row, (float *restrict y, const float *restrict x, float f, int64_t n), (y, x, f, n)) {
+HOST_KERNEL(subtract_row, (float *restrict y, const float *restrict x, float f, int64_t n),
+            (y, x, f, n)) {
     for (int64_t i = 0; i < n; i++) y[i] -= f * x[i];
 }
 
@@ -90,19 +105,24 @@ static void eliminate(host_isa isa, float *a, float *x, int64_t n, int64_t m) {
         }
     }
     for (int64_t k = n - 1; k >= 0; k--) {
-        for (int64_t i = k + 1; i < n; i++) subtract_row(isa, x + k * m, x + i * m, a[k * n + i], m);
+        for (int64_t i = k + 1; i < n; i++)
+            subtract_row(isa, x + k * m, x + i * m, a[k * n + i], m);
         for (int64_t c = 0; c < m; c++) x[k * m + c] /= a[k * n + k];
     }
 }
 
-typedef struct job { const node *n; host_isa isa; } job;
+typedef struct job {
+    const node *n;
+    host_isa isa;
+} job;
 
 static void run(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
     const node *n = j->n;
     sizes z = sizes_of(n);
     for (int64_t k = begin; k < end; k++) {
-        float *a = (float *)n->scratch->data + k * z.n * z.n, *x = (float *)n->out[0]->data + k * z.n * z.m;
+        float *a = (float *)n->scratch->data + k * z.n * z.n,
+              *x = (float *)n->out[0]->data + k * z.n * z.m;
         memcpy(a, (const float *)n->in[0]->data + k * z.n * z.n, (size_t)(z.n * z.n) * 4);
         if (n->n_in > 1) {
             memcpy(x, (const float *)n->in[1]->data + k * z.n * z.m, (size_t)(z.n * z.m) * 4);
@@ -114,7 +134,9 @@ static void run(void *ctx, int64_t begin, int64_t end) {
     }
 }
 
-void lu_host(host *h, const node *n) { host_parallel(h, sizes_of(n).batch, 1, run, &(job){n, host_get_isa(h)}); }
+void lu_host(host *h, const node *n) {
+    host_parallel(h, sizes_of(n).batch, 1, run, &(job){n, host_get_isa(h)});
+}
 
 /* Gauss-Jordan in double on [A | one column of B], column by column: the plainest form. */
 static void ref_column(const node *n, int64_t k, int64_t c, double *a, double *x) {
@@ -180,7 +202,8 @@ static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) 
     tensor *db = op_solve_(g, op_transpose_(g, n->in[0], swap, n->at), dy[0], n->at);
     if (node_wants(n, 1)) dx[1] = db;
     if (!node_wants(n, 0)) return;
-    tensor *da = op_matmul_(g, db, n->out[0], NULL, NULL, (matmul_attrs){.trans_b = 1, .out = DT_COUNT}, n->at);
+    tensor *da = op_matmul_(g, db, n->out[0], NULL, NULL,
+                            (matmul_attrs){.trans_b = 1, .out = DT_COUNT}, n->at);
     dx[0] = op_scale_(g, da, -1.0f, 0.0f, n->at);
 }
 
@@ -195,9 +218,20 @@ static const op_case cases[] = {
     CASE("[2,2,9,9] [2,2,9,17]"),
     CASE("[3,64,64] [3,64,1]", .no_grad = true),
     CASE("[1,256,256] [1,256,40]", .no_grad = true),
-    CASE("[65541,1,1] [65541,1,2]", .no_grad = true, .big = true), /* over 65,535 workgroups */
+    /* over 65,535 workgroups */
+    CASE("[65541,1,1] [65541,1,2]", .no_grad = true, .big = true),
 };
 
-const op_info op_solve_info = {
-    .name = "solve", .n_in = 2, .n_out = 1, .types = TYPES_F32, .infer = infer, .prepare = lu_prepare, .encode = lu_encode,
-    .host = lu_host, .backward = backward, .ref = lu_ref, .work = lu_work, .build = build, CASES(cases)};
+const op_info op_solve_info = {.name = "solve",
+                               .n_in = 2,
+                               .n_out = 1,
+                               .types = TYPES_F32,
+                               .infer = infer,
+                               .prepare = lu_prepare,
+                               .encode = lu_encode,
+                               .host = lu_host,
+                               .backward = backward,
+                               .ref = lu_ref,
+                               .work = lu_work,
+                               .build = build,
+                               CASES(cases)};

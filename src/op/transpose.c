@@ -1,12 +1,14 @@
 /* transpose: dims in another order, up to 6; a copy.
  *   x  [...] any type   returns y with dim i = x's dim perm[i]
- *   Dims that stay neighbours are merged first. What is left is one of three copies: rows (the innermost
- *   dim stays innermost), 4 x 4 blocks (it moves, both inner dims divide by 4), single elements.
+ *   Dims that stay neighbours are merged first. What is left is one of three copies: rows (the
+ *   innermost dim stays), 4 x 4 blocks (it moves, both inner dims divide by 4), single elements.
  *   errors  E_SHAPE if perm is not a permutation      source  torch.permute(...).contiguous()
  * SPDX-License-Identifier: MIT */
 #include "op/move.h"
 
-typedef struct transpose_attrs { int32_t perm[MAX_DIMS]; } transpose_attrs;
+typedef struct transpose_attrs {
+    int32_t perm[MAX_DIMS];
+} transpose_attrs;
 extern const op_info op_transpose_info;
 
 tensor *op_transpose_(graph *g, tensor *x, const int perm[MAX_DIMS], const char *here) {
@@ -24,7 +26,9 @@ static status infer(graph *g, node *n) {
     for (int i = 0; i < s.n; i++) {
         int p = a->perm[i];
         if (p < 0 || p >= s.n || seen >> p & 1u)
-            return fail(E_SHAPE, "transpose: entry %d of perm is %d; perm must order the dims 0 to %d", i, p, s.n - 1);
+            return fail(E_SHAPE,
+                        "transpose: entry %d of perm is %d; perm must order the dims 0 to %d", i, p,
+                        s.n - 1);
         seen |= 1u << p;
         s.d[i] = x->s.d[p];
     }
@@ -32,8 +36,12 @@ static status infer(graph *g, node *n) {
     return OK;
 }
 
-/* The copy after merging: output dims d, their strides in the source and in the output, in elements. */
-typedef struct layout { int n, q; int64_t d[MAX_DIMS], src[MAX_DIMS], dst[MAX_DIMS]; } layout; /* q: the dim of source stride 1 */
+/* The copy after merging: output dims d, their strides in source and output, in elements.
+ * q: the dim of source stride 1. */
+typedef struct layout {
+    int n, q;
+    int64_t d[MAX_DIMS], src[MAX_DIMS], dst[MAX_DIMS];
+} layout;
 
 static layout merged(const node *n) {
     const tensor *x = n->in[0];
@@ -68,7 +76,9 @@ static status encode(gpu_cmd *c, const node *n) {
     const tensor *x = n->in[0], *y = n->out[0];
     layout l = merged(n);
     int last = l.n - 1, mode = ELEMENTS;
-    struct { uint32_t n, dims, src_last, dst_q, d[MAX_DIMS], src[MAX_DIMS], dst[MAX_DIMS]; } push = {0};
+    struct {
+        uint32_t n, dims, src_last, dst_q, d[MAX_DIMS], src[MAX_DIMS], dst[MAX_DIMS];
+    } push = {0};
     if (l.n == 1) return gpu_copy(c, y->span, x->span, tensor_bytes(x));
     if (l.q == last && l.d[last] % 4 == 0) mode = ROWS;
     if (l.q != last && l.d[last] % 4 == 0 && l.d[l.q] % 4 == 0) mode = BLOCKS;
@@ -82,16 +92,26 @@ static status encode(gpu_cmd *c, const node *n) {
         push.src[i] = (uint32_t)(l.src[i] * (four ? 4 : 1));
         push.dst[i] = (uint32_t)(l.dst[i] * (four ? 4 : 1));
     }
-    return move_dispatch(c, (gpu_dispatch_params){
-        .shader = "transpose", .type = move_type(x->dtype), .spec = {(uint32_t)mode}, .n_spec = 1,
-        .bind = {x->span, y->span}, .n_bind = 2, .push = &push, .push_bytes = sizeof push}, push.n);
+    return move_dispatch(c,
+                         (gpu_dispatch_params){.shader = "transpose",
+                                               .type = move_type(x->dtype),
+                                               .spec = {(uint32_t)mode},
+                                               .n_spec = 1,
+                                               .bind = {x->span, y->span},
+                                               .n_bind = 2,
+                                               .push = &push,
+                                               .push_bytes = sizeof push},
+                         push.n);
 }
 
-#define TILE 16 /* elements a side: a tile's 16 source and 16 output cache lines stay in the first-level cache */
+/* Elements a side: a tile's 16 source and 16 output cache lines stay in the first-level cache. */
+#define TILE 16
 
 /* dst[i * dst_q + k] = src[i + k * src_last] over a tile. */
 #define BLOCK_COPY(name, type)                                                                     \
-    HOST_KERNEL(name, (const type *restrict src, int64_t src_last, type *restrict dst, int64_t dst_q, int64_t nq, int64_t nl), \
+    HOST_KERNEL(name,                                                                              \
+                (const type *restrict src, int64_t src_last, type *restrict dst, int64_t dst_q,    \
+                 int64_t nq, int64_t nl),                                                          \
                 (src, src_last, dst, dst_q, nq, nl)) {                                             \
         if (nq == TILE && nl == TILE) {                                                            \
             for (int64_t i = 0; i < TILE; i++)                                                     \
@@ -104,7 +124,11 @@ static status encode(gpu_cmd *c, const node *n) {
 BLOCK_COPY(block_words, uint32_t)
 BLOCK_COPY(block_halves, uint16_t)
 
-typedef struct job { const node *n; layout l; host_isa isa; } job;
+typedef struct job {
+    const node *n;
+    layout l;
+    host_isa isa;
+} job;
 
 /* Rows [begin, end): all dims but the last. */
 static void run_rows(void *ctx, int64_t begin, int64_t end) {
@@ -117,7 +141,8 @@ static void run_rows(void *ctx, int64_t begin, int64_t end) {
             from += rest % l->d[i] * l->src[i];
             rest /= l->d[i];
         }
-        memcpy((char *)j->n->out[0]->data + (size_t)r * bytes, (const char *)j->n->in[0]->data + (size_t)from * e, bytes);
+        memcpy((char *)j->n->out[0]->data + (size_t)r * bytes,
+               (const char *)j->n->in[0]->data + (size_t)from * e, bytes);
     }
 }
 
@@ -129,7 +154,8 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end) {
     size_t e = dtype_bytes(j->n->in[0]->dtype);
     int64_t strips = div_up(l->d[l->q], TILE);
     for (int64_t s = begin; s < end; s++) {
-        int64_t rest = s / strips, q = s % strips * TILE, from = q, to = q * l->dst[l->q], nq = MIN(TILE, l->d[l->q] - q);
+        int64_t rest = s / strips, q = s % strips * TILE, from = q, to = q * l->dst[l->q],
+                nq = MIN(TILE, l->d[l->q] - q);
         for (int i = last - 1; i >= 0; i--) {
             if (i == l->q) continue;
             from += rest % l->d[i] * l->src[i];
@@ -137,11 +163,14 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end) {
             rest /= l->d[i];
         }
         for (int64_t k = 0; k < l->d[last]; k += TILE) {
-            const void *src = (const char *)j->n->in[0]->data + (size_t)(from + k * l->src[last]) * e;
+            const void *src =
+                (const char *)j->n->in[0]->data + (size_t)(from + k * l->src[last]) * e;
             void *dst = (char *)j->n->out[0]->data + (size_t)(to + k) * e;
             int64_t nl = MIN(TILE, l->d[last] - k);
-            if (e == 4) block_words(j->isa, src, l->src[last], dst, l->dst[l->q], nq, nl);
-            else block_halves(j->isa, src, l->src[last], dst, l->dst[l->q], nq, nl);
+            if (e == 4)
+                block_words(j->isa, src, l->src[last], dst, l->dst[l->q], nq, nl);
+            else
+                block_halves(j->isa, src, l->src[last], dst, l->dst[l->q], nq, nl);
         }
     }
 }
@@ -149,8 +178,11 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end) {
 static void host_run(host *h, const node *n) {
     job j = {n, merged(n), host_get_isa(h)};
     int64_t last = j.l.d[j.l.n - 1], rows = tensor_count(n->in[0]) / last;
-    if (j.l.q == j.l.n - 1) host_parallel(h, rows, MAX(1, MOVE_GRAIN / last), run_rows, &j);
-    else host_parallel(h, rows / j.l.d[j.l.q] * div_up(j.l.d[j.l.q], TILE), MAX(1, MOVE_GRAIN / (TILE * last)), run_blocks, &j);
+    if (j.l.q == j.l.n - 1)
+        host_parallel(h, rows, MAX(1, MOVE_GRAIN / last), run_rows, &j);
+    else
+        host_parallel(h, rows / j.l.d[j.l.q] * div_up(j.l.d[j.l.q], TILE),
+                      MAX(1, MOVE_GRAIN / (TILE * last)), run_blocks, &j);
 }
 
 static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) {
@@ -192,6 +224,16 @@ static const op_case cases[] = {
     CASE("[2,77,8,40]", .a = {0, 2, 1, 3}, .no_grad = true),
 };
 
-const op_info op_transpose_info = {
-    .name = "transpose", .n_in = 1, .n_out = 1, .attrs_size = sizeof(transpose_attrs), .types = TYPES_FLOAT, .grad_any_type = true,
-    .infer = infer, .encode = encode, .host = host_run, .backward = backward, .ref = ref, .build = build, CASES(cases)};
+const op_info op_transpose_info = {.name = "transpose",
+                                   .n_in = 1,
+                                   .n_out = 1,
+                                   .attrs_size = sizeof(transpose_attrs),
+                                   .types = TYPES_FLOAT,
+                                   .grad_any_type = true,
+                                   .infer = infer,
+                                   .encode = encode,
+                                   .host = host_run,
+                                   .backward = backward,
+                                   .ref = ref,
+                                   .build = build,
+                                   CASES(cases)};

@@ -8,7 +8,8 @@
 typedef struct host host;
 typedef enum host_isa { ISA_BASE, ISA_AVX2, ISA_AVX512, ISA_AMX, ISA_COUNT } host_isa;
 /* ISA_AVX512 = F+BW+VL+DQ. ISA_AMX adds AVX512-BF16 + AMX-BF16. The level follows oneDNN's effective
- * ISA, so ONEDNN_MAX_CPU_ISA=AVX2 caps the library's kernels and ours with one switch. */
+ * ISA, so ONEDNN_MAX_CPU_ISA=AVX2 (DNNL_MAX_CPU_ISA works too, versions 2 and 3) caps the library's
+ * kernels and ours with one switch. */
 typedef struct host_caps {
     char name[128]; int threads; host_isa isa;
     bool fast_bf16;                   /* AVX512-BF16 or AMX: bf16 is worth computing in */

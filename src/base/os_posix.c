@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +48,17 @@ int os_cpu_count(void) {
         fclose(f);
     }
     return MAX(n, 1);
+}
+
+/* Linux hands out the 8 KiB of tile state per process on request (arch_prctl, since 5.16); asking
+ * again is harmless, and oneDNN asks as well. */
+bool os_request_tile_state(void) {
+#if defined(__linux__) && defined(__x86_64__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
 }
 
 uint64_t os_memory_total_bytes(void) {

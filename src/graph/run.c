@@ -186,7 +186,9 @@ static status run_cpu(plan *p, bool (*cancelled)(void *), void *ctx) {
         status st = check_node(p, n);
         if (st != OK) return st;
     }
-    return OK;
+    if (!host_failed(d->host)) return OK;
+    return fail(E_HOST_MEMORY, "a kernel of oneDNN failed in %s, most likely for want of memory: free some, or use a smaller batch",
+                p->label[0] ? p->label : "a plan");
 }
 
 static status run_vulkan_nodes(plan *p, bool (*cancelled)(void *), void *ctx) {

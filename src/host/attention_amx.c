@@ -11,19 +11,8 @@
 
 #if defined(__x86_64__)
 #include <assert.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-bool attention_amx_ready(void) {
-#if defined(__linux__)
-    /* Linux hands out the 8 KiB of tile state per process on request (arch_prctl, since 5.16);
-     * asking again is harmless and oneDNN asks as well. */
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#else
-    return false;
-#endif
-}
+bool attention_amx_ready(void) { return os_request_tile_state(); }
 
 TARGET_AMX void attention_tile_begin(void) {
     /* Palette 1; bytes per row from byte 16 (8 x u16), rows from byte 48 (8 x u8). Static: gcc's

@@ -109,6 +109,8 @@ bool   os_is_terminal(int fd);
 int    os_terminal_columns(void);
 void   os_cancel_on_interrupt(void);         /* first Ctrl-C sets the flag, a second one kills */
 bool   os_cancelled(void);
+/* Starts this program again with name=value in its environment. Comes back only if that cannot be done. */
+void   os_restart_with(const char *name, const char *value, char **argv);
 bool   os_request_tile_state(void);           /* x86 AMX: may this process use tile registers? */
 uint64_t os_memory_total_bytes(void);
 uint64_t os_memory_available_bytes(void);

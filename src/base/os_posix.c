@@ -50,6 +50,10 @@ int os_cpu_count(void) {
     return MAX(n, 1);
 }
 
+void os_restart_with(const char *name, const char *value, char **argv) {
+    if (setenv(name, value, 1) == 0) execv("/proc/self/exe", argv);
+}
+
 /* Linux hands out the 8 KiB of tile state per process on request (arch_prctl, since 5.16); asking
  * again is harmless, and oneDNN asks as well. */
 bool os_request_tile_state(void) {

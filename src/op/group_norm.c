@@ -61,29 +61,29 @@ static status encode(gpu_cmd *c, const node *n) {
 
 /* ---- CPU ---- */
 
-/* (mean, squared deviations) over rows of cn <= LANES channels. */
-HOST_KERNEL(stats_rows, (const void *x, dtype t, int64_t at, int64_t rows, int64_t c, int64_t cn, float *restrict mean, float *restrict dev),
-            (x, t, at, rows, c, cn, mean, dev)) {
-    float first[LANES], s[LANES], q[LANES], buf[LANES];
-    lanes_load(x, t, at, cn, first);
-    for (int64_t i = 0; i < cn; i++) s[i] = q[i] = 0;
-    for (int64_t r = 1; r < rows; r++) {
-        const float *restrict v = buf;
-        if (t == DT_F32) v = (const float *)x + at + r * c;
-        else lanes_load(x, t, at + r * c, cn, buf);
-        for (int64_t i = 0; i < cn; i++) {
-            float d = v[i] - first[i];
-            s[i] += d;
-            q[i] += d * d;
-        }
+/* (mean, squared deviations) over rows of cn <= LANES channels; two rows at a time, the sums are in memory. */
+#define STATS(name, type, get)                                                                     \
+    HOST_KERNEL(name, (const type *x, int64_t rows, int64_t c, int64_t cn, float *restrict mean, float *restrict dev), (x, rows, c, cn, mean, dev)) { \
+        float first[LANES], s[LANES], q[LANES];                                                    \
+        for (int64_t i = 0; i < cn; i++) first[i] = get(x[i]), s[i] = q[i] = 0;                    \
+        for (int64_t r = rows & 1; r < rows; r += 2) {                                             \
+            const type *restrict u = x + r * c, *restrict v = u + c;                               \
+            for (int64_t i = 0; i < cn; i++) {                                                     \
+                float d = get(u[i]) - first[i], e = get(v[i]) - first[i];                          \
+                s[i] += d + e;                                                                     \
+                q[i] += d * d + e * e;                                                             \
+            }                                                                                      \
+        }                                                                                          \
+        float inv = 1.0f / (float)rows;                                                            \
+        for (int64_t i = 0; i < cn; i++) {                                                         \
+            float d = q[i] - s[i] * s[i] * inv;                                                    \
+            mean[i] = first[i] + s[i] * inv;                                                       \
+            dev[i] = d < 0 ? 0 : d;                                                                \
+        }                                                                                          \
     }
-    float inv = 1.0f / (float)rows;
-    for (int64_t i = 0; i < cn; i++) {
-        float d = q[i] - s[i] * s[i] * inv;
-        mean[i] = first[i] + s[i] * inv;
-        dev[i] = d < 0 ? 0 : d;
-    }
-}
+STATS(stats_f32, float, )
+STATS(stats_f16, uint16_t, lane_from_f16)
+STATS(stats_bf16, uint16_t, lane_from_bf16)
 
 /* y = (x - mean) * a + b, then silu, over rows of cn <= LANES channels. */
 #define APPLY(name, silu)                                                                          \
@@ -94,7 +94,7 @@ HOST_KERNEL(stats_rows, (const void *x, dtype t, int64_t at, int64_t rows, int64
             const float *restrict v = in;                                                          \
             float *restrict w = out;                                                               \
             if (t == DT_F32) v = (const float *)x + at, w = (float *)y + at;                       \
-            else lanes_load(x, t, at, cn, in);                                                     \
+            else block_ahead((const uint16_t *)x + at + c, cn), lanes_load(x, t, at, cn, in);      \
             for (int64_t i = 0; i < cn; i++) {                                                     \
                 float z = (v[i] - mean[i]) * a[i] + b[i];                                          \
                 w[i] = silu ? z * vsigmoid(z) : z;                                                 \
@@ -114,9 +114,14 @@ static void stats_run(void *ctx, int64_t begin, int64_t end) {
     const tensor *x = j->n->in[0];
     for (int64_t k = begin; k < end; k++) {
         int64_t i = j->first + k / m->chunks, row = k % m->chunks * m->chunk, part = (i * m->chunks + k % m->chunks) * m->c;
-        for (int64_t c = 0; c < m->c; c += LANES)
-            stats_rows(j->isa, x->data, x->dtype, (i * m->p + row) * m->c + c, MIN(m->chunk, m->p - row), m->c, MIN(LANES, m->c - c),
-                       j->part_a + part + c, j->part_b + part + c);
+        for (int64_t c = 0; c < m->c; c += LANES) {
+            int64_t at = (i * m->p + row) * m->c + c, rows = MIN(m->chunk, m->p - row), cn = MIN(LANES, m->c - c);
+            float *a = j->part_a + part + c, *b = j->part_b + part + c;
+            const uint16_t *half = (const uint16_t *)x->data + at;
+            if (x->dtype == DT_F32) stats_f32(j->isa, (const float *)x->data + at, rows, m->c, cn, a, b);
+            else if (x->dtype == DT_F16) stats_f16(j->isa, half, rows, m->c, cn, a, b);
+            else stats_bf16(j->isa, half, rows, m->c, cn, a, b);
+        }
     }
 }
 

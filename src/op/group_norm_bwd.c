@@ -79,7 +79,10 @@ LANE_INLINE float silu_slope(float z) {
         for (int64_t r = 0; r < rows; r++, at += c) {                                              \
             const float *restrict vx = bx, *restrict vdy = bdy;                                    \
             if (t == DT_F32) vx = (const float *)x + at, vdy = (const float *)dy + at;             \
-            else lanes_load(x, t, at, cn, bx), lanes_load(dy, t, at, cn, bdy);                     \
+            else {                                                                                 \
+                block_ahead((const uint16_t *)x + at + c, cn), block_ahead((const uint16_t *)dy + at + c, cn); \
+                lanes_load(x, t, at, cn, bx), lanes_load(dy, t, at, cn, bdy);                      \
+            }                                                                                      \
             for (int64_t i = 0; i < cn; i++) {                                                     \
                 float xhat = (vx[i] - mean[i]) * rstd[i];                                          \
                 float dz = silu ? vdy[i] * silu_slope(xhat * scale[i] + shift[i]) : vdy[i];        \
@@ -101,7 +104,10 @@ SUMS(sum_silu_rows, true)
             const float *restrict vx = bx, *restrict vdy = bdy;                                    \
             float *restrict w = out;                                                               \
             if (t == DT_F32) vx = (const float *)x + at, vdy = (const float *)dy + at, w = (float *)dx + at; \
-            else lanes_load(x, t, at, cn, bx), lanes_load(dy, t, at, cn, bdy);                     \
+            else {                                                                                 \
+                block_ahead((const uint16_t *)x + at + c, cn), block_ahead((const uint16_t *)dy + at + c, cn); \
+                lanes_load(x, t, at, cn, bx), lanes_load(dy, t, at, cn, bdy);                      \
+            }                                                                                      \
             for (int64_t i = 0; i < cn; i++) {                                                     \
                 float d = vx[i] - mean[i];                                                         \
                 float dz = silu ? vdy[i] * silu_slope(d * rstd[i] * scale[i] + shift[i]) : vdy[i]; \

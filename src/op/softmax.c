@@ -49,7 +49,7 @@ HOST_KERNEL(row_exp, (const float *x, float max, float *e, int64_t n, float *out
     float s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++) {
-        float v = vexp_normal(x[i] - max);
+        float v = vexp_negative(x[i] - max);
         e[i] = v;
         s += v;
     }

@@ -43,13 +43,14 @@ static status encode(gpu_cmd *c, const node *n) {
 LANE_INLINE float gelu_tanh_gate(float x) { return vsigmoid(x * ((float)(2 * SQRT_2_OVER_PI) + (float)(2 * SQRT_2_OVER_PI * 0.044715) * x * x)); }
 
 LANE_INLINE float value(unary_kind k, float x) {
+    float s;
     switch (k) {
     case U_SILU: return x * vsigmoid(x);
     case U_GELU: return x * vnormal_cdf(x);
     case U_GELU_TANH: return x * gelu_tanh_gate(x);
     case U_QUICK_GELU: return x * vsigmoid(1.702f * x);
     case U_RELU: return x < 0 ? 0 : x;
-    case U_SIGMOID: return vsigmoid(x);
+    case U_SIGMOID: s = vsigmoid(x); return x == x ? s : x;
     case U_TANH: return vtanh(x);
     case U_EXP: return vexp(x);
     case U_SQRT: return sqrtf(x);

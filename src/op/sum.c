@@ -174,7 +174,7 @@ static void combine_run(void *ctx, int64_t begin, int64_t end) {
 }
 
 void sum_host(host *h, const sum_geom *s, const sum_desc *d, const void *x, dtype t, const float *mean, float *y, float *scratch) {
-    job j = {s, d, x, t, mean, scratch, y, host_get_isa(h), s->columns ? div_up(s->k[s->nk - 1], LANES) : 0};
+    job j = {s, d, x, t, d->term == SUM_DEVIATION ? mean : NULL, scratch, y, host_get_isa(h), s->columns ? div_up(s->k[s->nk - 1], LANES) : 0};
     int64_t per = MIN(s->chunk, s->count);
     if (s->columns) {
         int64_t c = s->k[s->nk - 1];

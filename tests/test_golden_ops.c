@@ -117,7 +117,7 @@ static status run(const fixture *x, const safetensors *f, device *dev) {
     const safetensor *dy = entry(f, x->name, "dy", -1), *out = entry(f, x->name, "out", -1);
     if (!out) return graph_destroy(g), fail(E_FORMAT, "the golden has no case %s", x->name);
     for (const safetensor *t; n_in < 4 && (t = entry(f, x->name, "in", n_in)); n_in++) {
-        char name[8];
+        char name[16];
         shape s = {.n = t->n_dims};
         for (int i = 0; i < t->n_dims; i++) s.d[i] = t->dim[i];
         snprintf(name, sizeof name, "in%d", n_in);
@@ -133,7 +133,7 @@ static status run(const fixture *x, const safetensors *f, device *dev) {
         tensor *loss = op_reshape(g, op_sum(g, op_mul(g, y, r), DIMS_ALL), 1);
         graph_backward(g, loss, op_fill(g, DT_F32, SHAPE(1), 1), want, n, grad, false);
         for (int k = 0; k < n; k++) {
-            char name[8];
+            char name[16];
             snprintf(name, sizeof name, "g%d", which[k]);
             if (!grad[k]) graph_fail(g, HERE, E_FORMAT, "%s: no gradient to input %d", x->name, which[k]);
             else graph_output(g, op_scale(g, grad[k], 1), name);
@@ -141,7 +141,7 @@ static status run(const fixture *x, const safetensors *f, device *dev) {
     }
     TRY(graph_compile(g, NULL, &p));
     for (int k = 0; k < n_in; k++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "in%d", k);
         TRY(plan_write(p, name, entry(f, x->name, "in", k)->data));
     }
@@ -149,7 +149,7 @@ static status run(const fixture *x, const safetensors *f, device *dev) {
     TRY(plan_run(p, NULL, NULL));
     expect(x, p, "out", out, device_id(dev));
     for (int k = 0; k < n; k++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "g%d", which[k]);
         expect(x, p, name, entry(f, x->name, "g", which[k]), device_id(dev));
     }

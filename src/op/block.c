@@ -56,14 +56,17 @@ int64_t bcast_index(const bcast *b, int k, int64_t i) {
     return at;
 }
 
-const float *bcast_in(host_isa isa, const bcast *b, int k, const void *x, dtype t, int64_t at, int64_t n, float *buf) {
+const float *bcast_in(host_isa isa, const bcast *b, int k, const void *x, dtype t, int64_t at,
+                      int64_t n, float *buf) {
     int64_t row = b->d[b->n - 1], inner = b->stride[k][b->n - 1];
     if (b->n == 1 && inner == 1) return block_in(isa, x, t, at, n, buf);
-    if (inner == 1 && at % row + n <= row) return block_in(isa, x, t, bcast_index(b, k, at), n, buf);
+    if (inner == 1 && at % row + n <= row)
+        return block_in(isa, x, t, bcast_index(b, k, at), n, buf);
     for (int64_t i = 0; i < n;) {
         int64_t m = MIN(n - i, row - (at + i) % row), from = bcast_index(b, k, at + i);
         if (inner == 1) {
-            host_convert_serial(isa, buf + i, DT_F32, (const char *)x + (size_t)from * dtype_bytes(t), t, m);
+            host_convert_serial(isa, buf + i, DT_F32,
+                                (const char *)x + (size_t)from * dtype_bytes(t), t, m);
         } else {
             float v = (float)dtype_load(x, t, from);
             for (int64_t j = 0; j < m; j++) buf[i + j] = v;
@@ -77,7 +80,6 @@ void bcast_push(const bcast *b, int64_t unit, uint32_t d[MAX_DIMS], uint32_t *co
     for (int i = 0; i < MAX_DIMS; i++) {
         int j = b->n - 1 - i;
         d[i] = j < 0 ? 1 : (uint32_t)(b->d[j] / (i == 0 ? unit : 1));
-        for (int k = 0; k < b->n_ops; k++)
-            stride[k][i] = j < 0 ? 0 : (uint32_t)b->stride[k][j];
+        for (int k = 0; k < b->n_ops; k++) stride[k][i] = j < 0 ? 0 : (uint32_t)b->stride[k][j];
     }
 }

@@ -1,12 +1,16 @@
-/* norm.h: what the norms share: chunks of rows for sums over pixels or tokens, and column sums on Vulkan.
+/* norm.h: what the norms share: chunks of rows for sums over pixels or tokens, and column sums on
+ * Vulkan.
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "op/block.h"
 
-#define NORM_ALIGN 256 /* bytes: parts of a node's scratch start at multiples, which any device's binding offsets allow */
+/* Bytes. Parts of a node's scratch start at multiples, which any device's binding offsets allow. */
+#define NORM_ALIGN 256
 
 /* x seen as [n, p, c]; sums over p are cut into chunks of rows, by shape alone. */
-typedef struct norm_geom { int64_t n, p, c, g, chunk, chunks; } norm_geom;
+typedef struct norm_geom {
+    int64_t n, p, c, g, chunk, chunks;
+} norm_geom;
 /* CPU: a chunk of x stays in the second-level cache between two passes. */
 static inline norm_geom norm_chunks_cpu(norm_geom m) {
     m.chunk = MAX(1, MAX(32768 / m.c, div_up(m.p, 1024)));
@@ -32,15 +36,22 @@ static inline bool norm_vector(const tensor *t, const tensor *x, int64_t c) {
 
 /* ---- norm.c: column sums on Vulkan ----
  *   NORM_STATS   (mean, sum of squared deviations) of each chunk's rows, per channel
- *   NORM_GROUPS  (sum dz, sum dz xhat): dz = dy, through silu where fused; statistics per image and group
+ *   NORM_GROUPS  (sum dz, sum dz xhat): dz = dy, through silu where fused; statistics per image and
+ *     group
  *   NORM_ROWS    the same with statistics per row; mean may be absent (rms_norm)
  * into two parts, f32 [n * chunks, c] each. */
 typedef enum norm_mode { NORM_STATS, NORM_GROUPS, NORM_ROWS } norm_mode;
-typedef struct norm_columns { norm_mode mode; bool silu; const tensor *x, *dy, *scale, *shift, *mean, *rstd; } norm_columns;
+typedef struct norm_columns {
+    norm_mode mode;
+    bool silu;
+    const tensor *x, *dy, *scale, *shift, *mean, *rstd;
+} norm_columns;
 norm_geom norm_chunks_gpu(norm_geom m);
-size_t norm_part_bytes(const norm_geom *m);                   /* one part, aligned */
-gpu_span norm_span(gpu_span s, uint64_t offset);              /* the rest of s from offset */
-status norm_columns_encode(gpu_cmd *c, const norm_geom *m, const norm_columns *d, gpu_span part_a, gpu_span part_b);
+size_t norm_part_bytes(const norm_geom *m);      /* one part, aligned */
+gpu_span norm_span(gpu_span s, uint64_t offset); /* the rest of s from offset */
+status norm_columns_encode(gpu_cmd *c, const norm_geom *m, const norm_columns *d, gpu_span part_a,
+                           gpu_span part_b);
 /* part [n * chunks, c] -> y [c]; scratch of norm_total_scratch bytes. */
 size_t norm_total_scratch(const norm_geom *m);
-status norm_total_encode(gpu_cmd *c, const norm_geom *m, gpu_span part, gpu_span y, gpu_span scratch);
+status norm_total_encode(gpu_cmd *c, const norm_geom *m, gpu_span part, gpu_span y,
+                         gpu_span scratch);

@@ -1,11 +1,14 @@
 /* sum_to: adds over the dims along which broadcasting would have stretched s to x's shape.
- *   x  [...] f32|f16|bf16   returns s, f32 (gradients of biases and scales are); x itself when s is its shape
+ *   x  [...] f32|f16|bf16   returns s, f32 (gradients of biases and scales are); x itself when s is
+ *     its shape
  *   errors  E_SHAPE if s does not broadcast to x's shape
  *   source  the gradient of NumPy's broadcasting
  * SPDX-License-Identifier: MIT */
 #include "op/sum.h"
 
-typedef struct sum_to_attrs { shape s; } sum_to_attrs;
+typedef struct sum_to_attrs {
+    shape s;
+} sum_to_attrs;
 extern const op_info op_sum_to_info;
 
 tensor *op_sum_to_(graph *g, tensor *x, shape s, const char *here) {
@@ -19,9 +22,11 @@ static status infer(graph *g, node *n) {
     const shape *s = &ATTRS(n, sum_to_attrs)->s;
     shape both;
     char a[96], b[96];
-    if (!move_is_float(x->dtype)) return fail(E_UNSUPPORTED, "sum_to: x is %s; give a float type", dtype_name(x->dtype));
+    if (!move_is_float(x->dtype))
+        return fail(E_UNSUPPORTED, "sum_to: x is %s; give a float type", dtype_name(x->dtype));
     if (s->n < 1 || s->n > x->s.n || !bcast_shape(&x->s, s, &both) || !shape_equal(&both, &x->s))
-        return fail(E_SHAPE, "sum_to: %s does not broadcast to %s", shape_text(s, a), shape_text(&x->s, b));
+        return fail(E_SHAPE, "sum_to: %s does not broadcast to %s", shape_text(s, a),
+                    shape_text(&x->s, b));
     out_set(n, 0, dtype_acc(x->dtype), *s);
     return OK;
 }
@@ -44,18 +49,20 @@ static status prepare(prep *p, node *n) {
 
 static status encode(gpu_cmd *c, const node *n) {
     sum_geom s = sum_geometry(&n->in[0]->s, kept(n), true);
-    return sum_encode(c, &s, &plain, n->in[0]->dtype, n->in[0]->span, n->in[0]->span, n->out[0]->span,
-                      n->scratch ? n->scratch->span : (gpu_span){0});
+    return sum_encode(c, &s, &plain, n->in[0]->dtype, n->in[0]->span, n->in[0]->span,
+                      n->out[0]->span, n->scratch ? n->scratch->span : (gpu_span){0});
 }
 
 static void host_run(host *h, const node *n) {
     sum_geom s = sum_geometry(&n->in[0]->s, kept(n), false);
-    sum_host(h, &s, &plain, n->in[0]->data, n->in[0]->dtype, NULL, n->out[0]->data, n->scratch ? n->scratch->data : NULL);
+    sum_host(h, &s, &plain, n->in[0]->data, n->in[0]->dtype, NULL, n->out[0]->data,
+             n->scratch ? n->scratch->data : NULL);
 }
 
 static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) {
     shape s = {.n = n->in[0]->s.n};
-    for (int i = 0; i < s.n; i++) s.d[i] = i < s.n - dy[0]->s.n ? 1 : dy[0]->s.d[i - (s.n - dy[0]->s.n)];
+    for (int i = 0; i < s.n; i++)
+        s.d[i] = i < s.n - dy[0]->s.n ? 1 : dy[0]->s.d[i - (s.n - dy[0]->s.n)];
     dx[0] = sum_stretch(g, op_reshape_(g, dy[0], s, n->at), n->in[0], n->at);
 }
 
@@ -89,6 +96,16 @@ static const op_case cases[] = {
     CASE("[4,1000]", .a = {2, 4, 1}),
 };
 
-const op_info op_sum_to_info = {
-    .name = "sum_to", .n_in = 1, .n_out = 1, .attrs_size = sizeof(sum_to_attrs), .types = TYPES_FLOAT,
-    .infer = infer, .prepare = prepare, .encode = encode, .host = host_run, .backward = backward, .ref = ref, .build = build, CASES(cases)};
+const op_info op_sum_to_info = {.name = "sum_to",
+                                .n_in = 1,
+                                .n_out = 1,
+                                .attrs_size = sizeof(sum_to_attrs),
+                                .types = TYPES_FLOAT,
+                                .infer = infer,
+                                .prepare = prepare,
+                                .encode = encode,
+                                .host = host_run,
+                                .backward = backward,
+                                .ref = ref,
+                                .build = build,
+                                CASES(cases)};

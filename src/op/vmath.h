@@ -1,6 +1,7 @@
-/* vmath.h: exp, sigmoid, tanh, the normal distribution for loops inside HOST_KERNEL: branch-free plain C that the
- * compiler vectorises at every instruction-set level (libm calls would not be). All coefficients are minimax fits
- * of our own (reweighted least squares at Chebyshev nodes); errors measured over all exponents, with and without FMA.
+/* vmath.h: exp, sigmoid, tanh, the normal distribution for loops inside HOST_KERNEL: branch-free
+ * plain C that the compiler vectorises at every instruction-set level (libm calls would not be).
+ * All coefficients are minimax fits of our own (reweighted least squares at Chebyshev nodes);
+ * errors measured over all exponents, with and without FMA.
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "op/lanes.h"
@@ -45,16 +46,17 @@ LANE_INLINE float vexp_negative(float x) {
     return x < -87.0f ? 0.0f : e;
 }
 
-/* x limited to [-87, 87], and NaN to 87 or -87. On the bits: of comparisons of floats with constants the
- * compiler makes several paths, which it then blends after every later step. */
+/* x limited to [-87, 87], and NaN to 87 or -87. On the bits: of comparisons of floats with
+ * constants the compiler makes several paths, which it then blends after every later step. */
 LANE_INLINE float vlimit(float x) {
     uint32_t u = lane_word(x), a = u & 0x7fffffffu;
     a = a < 0x42ae0000u ? a : 0x42ae0000u; /* 87 */
     return lane_bits(a | (u & 0x80000000u));
 }
 
-/* Relative error as of vexp_normal, down to exp(-87), where it stays; NaN gives 0 or 1 (x s(x) is NaN all the
- * same). Tried: the reciprocal by Newton steps; slower (Xeon 6), the divider works beside the other units. */
+/* Relative error as of vexp_normal, down to exp(-87), where it stays; NaN gives 0 or 1 (x s(x) is
+ * NaN all the same). Tried: the reciprocal by Newton steps; slower (Xeon 6), the divider works
+ * beside the other units. */
 LANE_INLINE float vsigmoid(float x) { return 1.0f / (1.0f + vexp_normal(vlimit(-x))); }
 
 /* Relative error below 2.1e-7. Below 0.625: x + x^3 P(x^2); above: 1 - 2 / (exp(2x) + 1). */
@@ -70,8 +72,8 @@ LANE_INLINE float vtanh(float x) {
     return a < 0.625f ? p * z * x + x : a >= 0.625f ? large : x;
 }
 
-/* The normal distribution: P(X < x) and its density. Absolute error below 1.5e-7, of x P(X < x) below 1.6e-7.
- * P(X < -a) = exp(-Q(a)) / 2, taken as 0 past a = 5.5 (1.9e-8). */
+/* The normal distribution: P(X < x) and its density. Absolute error below 1.5e-7, of x P(X < x)
+ * below 1.6e-7. P(X < -a) = exp(-Q(a)) / 2, taken as 0 past a = 5.5 (1.9e-8). */
 LANE_INLINE float vnormal_cdf(float x) {
     float a = lane_bits(lane_word(x) & 0x7fffffffu);
     float q = -6.14009286e-06f;

@@ -106,7 +106,7 @@ void accumulate(uint first, uint w, uint w_base, uint w_n) {
             barrier();
             uint m = min(VB, n - v0);
             for (uint k = 0u; k < m; k++) {
-                vec4 p[TM / 4u];
+                vec4 p[(TM + 3u) / 4u]; /* not empty where STAGE 0 has TM < 4 */
                 [[unroll]] for (uint r = 0u; r < TM / 4u; r++) p[r] = weights_of[(v0 + k) * PP + row_of(4u * r) / 4u];
                 [[unroll]] for (uint g = 0u; g < TD; g++) {
                     vec4 v = panel[k * WD + gl_LocalInvocationID.x + g * LX];

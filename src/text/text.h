@@ -1,0 +1,30 @@
+/* text.h: strings -> token ids. CLIP's byte-pair encoding, as transformers' CLIPTokenizer does it, and prompts with
+ * A1111 weights cut into chunks of one encoder length.
+ * SPDX-License-Identifier: MIT */
+#pragma once
+#include "base/base.h"
+
+typedef struct tokenizer tokenizer;
+/* From a diffusers `tokenizer/` folder (vocab.json + merges.txt, or tokenizer.json; special_tokens_map.json and
+ * tokenizer_config.json for bos, eos, pad and model_max_length), or NULL: the bundled CLIP vocabulary.
+ *   errors  E_IO, E_FORMAT naming file and line, E_UNSUPPORTED for a tokenizer of another kind */
+status tokenizer_open(const char *folder, tokenizer **out);
+void   tokenizer_close(tokenizer *t);
+uint32_t tokenizer_bos(const tokenizer *t), tokenizer_eos(const tokenizer *t), tokenizer_pad(const tokenizer *t);
+int    tokenizer_size(const tokenizer *t);          /* ids are below it, before additions */
+int    tokenizer_max_length(const tokenizer *t);    /* 77 */
+void   tokenizer_set_pad(tokenizer *t, uint32_t id); /* SD 2: 0, "!" */
+/* The string `text` becomes n new ids (textual inversion); returns the first through *first. */
+status tokenizer_add(tokenizer *t, const char *text, int n, uint32_t *first);
+/* Ids of a text without bos, eos and padding; any length. ids in `a`. Invalid UTF-8 is replaced by U+FFFD. */
+status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, arena *a, uint32_t **ids, int *n);
+
+/* One prompt for an encoder of `length` tokens: chunks of bos, up to length - 2 ids, eos, padding. */
+typedef struct prompt_tokens { int n_chunks, length; uint32_t *ids; float *weight; } prompt_tokens; /* [n_chunks, length] each */
+typedef struct prompt_options {
+    bool plain;        /* no weights syntax: ( ) [ ] are text, as in diffusers */
+    bool truncate;     /* one chunk, the rest is dropped (diffusers); else as many as it takes, broken as A1111 does: at
+                          BREAK, and at the last comma within 20 tokens of the end */
+    int min_chunks;    /* pads with empty chunks, so that prompt and negative prompt match */
+} prompt_options;
+status prompt_tokenize(const tokenizer *t, const char *prompt, const prompt_options *o, arena *a, prompt_tokens *out);

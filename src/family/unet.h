@@ -4,25 +4,37 @@
 #include "nn/nn.h"
 
 #define UNET_MAX_LEVELS 6
+#define UNET_MAX_ATTENTIONS 128            /* transformer blocks in all */
 /* Field names follow diffusers' UNet2DConditionModel config. */
 typedef struct unet_config {
     int in_channels, out_channels, levels, layers_per_block;
     int block_out_channels[UNET_MAX_LEVELS];
     bool attention[UNET_MAX_LEVELS];       /* down level i has transformers; the up path mirrors it */
-    int heads[UNET_MAX_LEVELS];            /* attention heads at level i */
+    int heads[UNET_MAX_LEVELS];            /* attention heads at level i (diffusers' field attention_head_dim says heads) */
+    int transformer_layers[UNET_MAX_LEVELS]; /* transformer_layers_per_block; 0 = 1 */
     int cross_attention_dim, norm_num_groups;
     float norm_eps;
     bool use_linear_projection, flip_sin_to_cos;
     float freq_shift;
+    int time_cond_proj_dim;                /* distilled guidance (LCM): width of its embedding; 0 = none */
 } unet_config;
 
 /* Two levels, 16 and 32 channels: the network of the ten-losses test and of `imago train-tiny`. */
 extern const unet_config unet_tiny;
 
+/* The text that the cross-attention layers look at: either the encoder's output, or the keys and values that
+ * unet_context made of it once for all steps, in the order in which the layers run. */
+typedef struct unet_text {
+    tensor *context;                       /* [N, S, cross_attention_dim] T; NULL when k and v are given */
+    tensor *k[UNET_MAX_ATTENTIONS], *v[UNET_MAX_ATTENTIONS]; /* [N, S, C] each */
+} unet_text;
+
 /* unet_denoise: the network's prediction.
- *   x [N, H, W, in] T, t [N] f32 (timesteps), context [N, S, cross_attention_dim] T
- *   returns [N, H, W, out] T     errors  E_SHAPE when H or W is not a multiple of 2^(levels-1)
+ *   x [N, H, W, in] T, t [N] f32 (timesteps); guidance [N, time_cond_proj_dim] T (NULL = none)
+ *   returns [N, H, W, out] T     errors  E_SHAPE when H or W is not a multiple of what the network can halve
  *   source  Rombach et al. 2022; diffusers UNet2DConditionModel */
-tensor *unet_denoise(nn *m, const unet_config *c, tensor *x, tensor *t, tensor *context);
+tensor *unet_denoise(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance);
+/* Records the key and value projections of every cross-attention layer; returns how many there are. */
+int unet_context(nn *m, const unet_config *c, tensor *context, tensor **k, tensor **v);
 /* Records the network once on a graph that is never compiled, which declares every parameter. */
 status unet_declare(params *ps, const unet_config *c, const adapter_set *adapter);

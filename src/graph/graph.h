@@ -63,6 +63,12 @@ typedef enum region { REGION_WEIGHTS, REGION_STATE, REGION_STAGING } region;
 /*   WEIGHTS: frozen, may be packed per op.  STATE: updated in place by plans.  STAGING: inputs, host-visible.
  * zero-filled. errors E_GPU_MEMORY / E_HOST_MEMORY with what was asked and what is free. */
 status array_create(device *d, region r, dtype t, shape s, const char *name, array **out);
+/* A WEIGHTS array that takes no memory until it is written or a plan reads it itself (not a packed copy of it). */
+status array_create_deferred(device *d, dtype t, shape s, const char *name, array **out);
+/* Where a deferred array's values come from: fetch writes the whole array, in its dtype, to host memory. Called as
+ * often as the values are needed, so packed copies can be made without keeping the original; ctx must outlive a. */
+typedef status (*array_fetch)(void *ctx, void *dst);
+void   array_set_source(array *a, array_fetch fetch, void *ctx);
 /* A window of a STATE array sharing its memory: parent must outlive it. */
 status array_view(array *parent, int64_t offset_elems, shape s, const char *name, array **out);
 void   array_destroy(array *a);

@@ -95,7 +95,7 @@ int cmd_train_tiny(int argc, char **argv) {
         {"steps", OPT_INT, &steps, "how many (20)"},
         {"lr", OPT_FLOAT, &lr, "learning rate (0.001)"},
         {"checkpointing", OPT_FLAG, &checkpoint, "recompute activations in the backward pass: less memory"}};
-    status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), &help);
+    status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), NULL, &help);
     if (st != OK || help) return st == OK ? 0 : cli_fail(st);
     char cache[512];
     job j = {0};

@@ -88,7 +88,7 @@ int cmd_devices(int argc, char **argv) {
     static const command self = {"devices", "Lists every Vulkan device and the CPU, and which one --device auto picks.", NULL};
     bool as_json = false, help = false;
     const option options[] = {{"json", OPT_FLAG, &as_json, "machine-readable"}};
-    status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), &help);
+    status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), NULL, &help);
     if (st != OK || help) return st == OK ? 0 : cli_fail(st);
     device_list l;
     if ((st = device_list_get(&l)) != OK) return cli_fail(st);

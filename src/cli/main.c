@@ -51,32 +51,74 @@ static status set_value(const option *o, const char *text) {
     return OK;
 }
 
-static void print_options(const command *c, const option *o, int n) {
-    printf("usage: imago %s [options]\n%s\n\n", c->name, c->summary);
-    for (int i = 0; i < n; i++) printf("  --%-16s %s\n", o[i].name, o[i].help);
+static void print_options(const command *c, const option *o, int n, const positionals *args) {
+    printf("usage: imago %s %s%s[options]\n%s\n\n", c->name, args ? args->usage : "", args ? " " : "", c->summary);
+    for (int i = 0; i < n; i++) {
+        char name[64];
+        bool letter = o[i].alias && (!o[i].alias[1] || o[i].alias[1] == ' ');
+        snprintf(name, sizeof name, "--%s%s%.1s", o[i].name, letter ? ", -" : "", letter ? o[i].alias : "");
+        printf("  %-18s %s\n", name, o[i].help);
+    }
 }
 
-status cli_parse(const command *c, int argc, char **argv, const option *o, int n, bool *help) {
+static bool spells(const option *o, const char *name, size_t len) {
+    if (strlen(o->name) == len && strncmp(o->name, name, len) == 0) return true;
+    for (const char *a = o->alias; a && *a; a += strspn(a, " ")) {
+        size_t word = strcspn(a, " ");
+        if (word == len && strncmp(a, name, len) == 0) return true;
+        a += word;
+    }
+    return false;
+}
+
+/* The option that an argument names, "--name", "--name=value" or "-n"; its value, if in the same argument, in *eq. */
+static const option *find_option(const char *arg, const option *o, int n, const char **eq) {
+    size_t dashes = strspn(arg, "-");
+    const char *name = arg + dashes;
+    *eq = strchr(name, '=');
+    size_t len = *eq ? (size_t)(*eq - name) : strlen(name);
+    if (dashes > 2 || len == 0 || (dashes == 1) != (len == 1)) return NULL;
+    for (int k = 0; k < n; k++)
+        if (spells(&o[k], name, len)) return &o[k];
+    return NULL;
+}
+
+static status add_positional(const command *c, positionals *args, const char *arg) {
+    if (!args) return fail(E_USAGE, "%s: '%s' is not an option; see imago %s --help", c->name, arg, c->name);
+    if (args->n == args->max) return fail(E_USAGE, "%s: '%s' is one too many; usage: imago %s %s", c->name, arg, c->name, args->usage);
+    args->value[args->n++] = arg;
+    return OK;
+}
+
+status cli_parse(const command *c, int argc, char **argv, const option *o, int n, positionals *args, bool *help) {
+    status st = OK;
+    bool options = true;
     *help = false;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            print_options(c, o, n);
+        const char *arg = argv[i], *eq = NULL;
+        if (options && (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)) {
+            print_options(c, o, n, args);
             *help = true;
             return OK;
         }
-        const char *name = strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : "", *eq = strchr(name, '=');
-        size_t len = eq ? (size_t)(eq - name) : strlen(name);
-        const option *hit = NULL;
-        for (int k = 0; k < n && len; k++)
-            if (strlen(o[k].name) == len && strncmp(o[k].name, name, len) == 0) hit = &o[k];
-        if (!hit) return fail(E_USAGE, "%s: '%s' is not an option; see imago %s --help", c->name, argv[i], c->name);
+        if (options && strcmp(arg, "--") == 0) {
+            options = false;
+            continue;
+        }
+        if (!options || arg[0] != '-' || !arg[1]) {
+            TRY(add_positional(c, args, arg));
+            continue;
+        }
+        const option *hit = find_option(arg, o, n, &eq);
+        if (!hit) return fail(E_USAGE, "%s: '%s' is not an option; see imago %s --help", c->name, arg, c->name);
         if (hit->kind == OPT_FLAG && eq) return fail(E_USAGE, "--%s takes no value", hit->name);
         const char *value = eq ? eq + 1 : hit->kind == OPT_FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
         if (!value) return fail(E_USAGE, "--%s wants a value", hit->name);
-        status st = set_value(hit, value);
-        if (st != OK) return st;
+        TRY(set_value(hit, value));
     }
-    return OK;
+    if (args && args->n < args->min) return fail(E_USAGE, "usage: imago %s %s; see imago %s --help", c->name, args->usage, c->name);
+out:
+    return st;
 }
 
 static void usage(FILE *f) {

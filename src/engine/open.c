@@ -34,7 +34,6 @@ status engine_plan(imago *im, const char *key, status (*record)(imago *im, graph
     TRY(plan_cache_put(im->plans, key, made));
     *out = made;
     im->report.load_s += os_seconds() - start;
-    im->report.compute_bytes = MAX(im->report.compute_bytes, plan_get_report(made)->activation_bytes);
 out:
     return st;
 }
@@ -127,5 +126,5 @@ const char *imago_describe_model(const imago *im) { return im->described; }
 
 void imago_get_report(const imago *im, imago_report *out) {
     *out = im->report;
-    out->weight_bytes = device_used_bytes(im->dev) - out->compute_bytes;
+    device_memory_use(im->dev, &out->weight_bytes, &out->compute_bytes);
 }

@@ -17,16 +17,16 @@ static status record_encode(imago *im, graph *g, const void *ctx) {
 }
 
 /* A1111: features times weight, then scaled back to the mean they had. One mean over a chunk. */
-static void apply_emphasis(float *y, const float *weight, int tokens, int hidden) {
+static void apply_emphasis(float *y, const float *emphasis, int tokens, int hidden) {
     double before = 0, after = 0;
     bool any = false;
-    for (int t = 0; t < tokens; t++) any |= weight[t] != 1.0f;
+    for (int t = 0; t < tokens; t++) any |= emphasis[t] != 1.0f;
     if (!any) return;
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < hidden; i++) {
             float *v = &y[(size_t)t * (size_t)hidden + (size_t)i];
             before += (double)*v;
-            *v *= weight[t];
+            *v *= emphasis[t];
             after += (double)*v;
         }
     float back = after != 0 ? (float)(before / after) : 1.0f;

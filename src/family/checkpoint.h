@@ -25,6 +25,7 @@ typedef struct checkpoint {
     char path[1024]; layout layout;
     const char *family, *family_label;     /* "sd1", "Stable Diffusion 1.x" */
     unet_config unet; vae_config vae; text_config text; schedule_config schedule;
+    int sample_size;                       /* latent cells along a side of what it was trained at (unet config); 0 = not said */
     bool inpainting;                       /* conv_in takes latent, mask and masked latent: 9 channels */
     bool has_schedule, prediction_known;   /* prediction_known: the files say it; else the engine asks the network */
     const char *prediction_source;         /* "scheduler_config.json", "modelspec metadata", "v2-inference-v.yaml", "--prediction" */

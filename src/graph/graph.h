@@ -48,6 +48,7 @@ status device_open(const op_table *ops, const device_params *p, device **out);
 void   device_close(device *d);
 const char *device_id(const device *d);                  /* "cpu", "vulkan:0", "ref" */
 uint64_t device_memory_free_bytes(const device *d);
+void     device_memory_use(const device *d, uint64_t *arrays, uint64_t *activations); /* bytes held now */
 size_t   device_alignment(const device *d);              /* bytes: offsets of array views are multiples of it */
 int64_t  device_max_elems(const device *d);              /* f32 elements of the largest array */
 /* Every device, for `imago devices`. *why_no_vulkan is set when Vulkan is not offered. Free with device_list_free. */

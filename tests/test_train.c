@@ -58,7 +58,7 @@ static status record_step(run *r, bool checkpoint) {
     tensor *x = graph_input(g, "x", DT_F32, SHAPE(2, 8, 8, 4)), *t = graph_input(g, "t", DT_F32, SHAPE(2));
     tensor *context = graph_input(g, "context", DT_F32, SHAPE(2, 7, 24)), *target = graph_input(g, "target", DT_F32, SHAPE(2, 8, 8, 4));
     tensor *weight = graph_input(g, "weight", DT_F32, SHAPE(2));
-    tensor *y = unet_denoise(&m, &unet_tiny, x, t, context), *loss = op_mse(g, y, target, weight, NULL);
+    tensor *y = unet_denoise(&m, &unet_tiny, x, t, &(unet_text){.context = context}, NULL), *loss = op_mse(g, y, target, weight, NULL);
     graph_output(g, y, "y");
     graph_output(g, loss, "loss");
     params *ps[] = {r->use_lora ? &r->lora : &r->model};

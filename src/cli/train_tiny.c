@@ -33,7 +33,7 @@ static status record(job *j, bool checkpoint) {
     tensor *target = op_cast(g, graph_input(g, "target", DT_F32, SHAPE(BATCH, SIDE, SIDE, c->out_channels)), j->type);
     tensor *context = op_cast(g, graph_input(g, "context", DT_F32, SHAPE(BATCH, TOKENS, c->cross_attention_dim)), j->type);
     tensor *t = graph_input(g, "t", DT_F32, SHAPE(BATCH)), *weight = graph_input(g, "weight", DT_F32, SHAPE(BATCH));
-    tensor *loss = op_mse(g, unet_denoise(&m, c, x, t, context), target, weight, NULL);
+    tensor *loss = op_mse(g, unet_denoise(&m, c, x, t, &(unet_text){.context = context}, NULL), target, weight, NULL);
     graph_output(g, loss, "loss");
     params *ps[] = {&j->model};
     train_backward(g, loss, op_fill(g, DT_F32, SHAPE(1), 1.0f), ps, 1, checkpoint);

@@ -4,6 +4,7 @@
 #include "nn/nn.h"
 
 #define UNET_MAX_LEVELS 6
+#define UNET_MAX_SKIPS 64                  /* (layers_per_block + 1) * levels */
 #define UNET_MAX_ATTENTIONS 128            /* transformer blocks in all */
 /* Field names follow diffusers' UNet2DConditionModel config. */
 typedef struct unet_config {
@@ -31,10 +32,12 @@ typedef struct unet_text {
 
 /* unet_denoise: the network's prediction.
  *   x [N, H, W, in] T, t [N] f32 (timesteps); guidance [N, time_cond_proj_dim] T (NULL = none)
- *   returns [N, H, W, out] T     errors  E_SHAPE when H or W is not a multiple of what the network can halve
+ *   returns [N, H, W, out] T     H and W are any: an odd side halves upwards, and the way up meets the skip's size again
+ *   errors  E_UNSUPPORTED for a config out of the limits above; E_SHAPE
  *   source  Rombach et al. 2022; diffusers UNet2DConditionModel */
 tensor *unet_denoise(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance);
-/* Records the key and value projections of every cross-attention layer; returns how many there are. */
+/* Records the key and value projections of every cross-attention layer into k and v [UNET_MAX_ATTENTIONS]; returns how
+ * many there are. */
 int unet_context(nn *m, const unet_config *c, tensor *context, tensor **k, tensor **v);
 /* Records the network once on a graph that is never compiled, which declares every parameter. */
 status unet_declare(params *ps, const unet_config *c, const adapter_set *adapter);

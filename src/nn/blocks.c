@@ -3,21 +3,25 @@
  * SPDX-License-Identifier: MIT */
 #include "nn/nn.h"
 
-tensor *nn_attention(nn *m, const char *name, tensor *x, tensor *context, int heads, tensor *residual) {
+tensor *nn_attention_(nn *m, const char *name, tensor *x, const nn_attention_params *p) {
+    static const char *const diffusers[] = {"to_q", "to_k", "to_v", "to_out.0"};
+    const char *const *layer = p->layers ? p->layers : diffusers;
     int64_t c = x->s.d[2];
-    tensor *from = context ? context : x;
-    tensor *q = nn_linear(m, nn_path(m, "%s.to_q", name), x, c, false);
-    tensor *k = nn_linear(m, nn_path(m, "%s.to_k", name), from, c, false);
-    tensor *v = nn_linear(m, nn_path(m, "%s.to_v", name), from, c, false);
-    tensor *y = op_attention(m->g, .heads = heads, .q = q, .n_banks = 1, .k = {k}, .v = {v}, .n_sets = 1);
-    return nn_linear_add(m, nn_path(m, "%s.to_out.0", name), y, c, true, residual);
+    tensor *from = p->context ? p->context : x, *k = p->k, *v = p->v;
+    tensor *q = nn_linear(m, nn_path(m, "%s.%s", name, layer[0]), x, c, p->bias);
+    if (!k) k = nn_linear(m, nn_path(m, "%s.%s", name, layer[1]), from, c, p->bias);
+    if (!v) v = nn_linear(m, nn_path(m, "%s.%s", name, layer[2]), from, c, p->bias);
+    tensor *y = op_attention(m->g, .heads = p->heads, .causal = p->causal, .q = q, .n_banks = 1, .k = {k}, .v = {v}, .n_sets = 1);
+    return nn_linear_add(m, nn_path(m, "%s.%s", name, layer[3]), y, c, true, p->residual);
 }
 
-tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context, int heads) {
+tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context, tensor *k, tensor *v, int heads) {
     int64_t c = x->s.d[2];
-    x = nn_attention(m, nn_path(m, "%s.attn1", name), nn_layer_norm(m, nn_path(m, "%s.norm1", name), x, 1e-5f), NULL, heads, x);
-    x = nn_attention(m, nn_path(m, "%s.attn2", name), nn_layer_norm(m, nn_path(m, "%s.norm2", name), x, 1e-5f), context, heads, x);
-    tensor *h = nn_layer_norm(m, nn_path(m, "%s.norm3", name), x, 1e-5f);
+    tensor *h = nn_layer_norm(m, nn_path(m, "%s.norm1", name), x, 1e-5f);
+    x = nn_attention(m, nn_path(m, "%s.attn1", name), h, .heads = heads, .residual = x);
+    h = nn_layer_norm(m, nn_path(m, "%s.norm2", name), x, 1e-5f);
+    x = nn_attention(m, nn_path(m, "%s.attn2", name), h, .heads = heads, .context = context, .k = k, .v = v, .residual = x);
+    h = nn_layer_norm(m, nn_path(m, "%s.norm3", name), x, 1e-5f);
     h = op_geglu(m->g, nn_linear(m, nn_path(m, "%s.ff.net.0.proj", name), h, 8 * c, true));
     return nn_linear_add(m, nn_path(m, "%s.ff.net.2", name), h, c, true, x);
 }
@@ -27,7 +31,7 @@ tensor *nn_resblock(nn *m, const char *name, tensor *x, tensor *emb, int64_t out
     tensor *h = nn_group_norm(m, nn_path(m, "%s.norm1", name), x, groups, eps, true);
     h = nn_conv2d(m, nn_path(m, "%s.conv1", name), h, out, 3, 1, 1);
     if (emb) {
-        tensor *e = nn_linear(m, nn_path(m, "%s.time_emb_proj", name), op_silu(m->g, emb), out, true);
+        tensor *e = nn_linear(m, nn_path(m, "%s.time_emb_proj", name), emb, out, true);
         h = op_add(m->g, h, op_reshape(m->g, e, n, 1, 1, out));
     }
     h = nn_group_norm(m, nn_path(m, "%s.norm2", name), h, groups, eps, true);

@@ -48,17 +48,17 @@ tensor *nn_linear_(nn *m, const char *name, tensor *x, int64_t out, bool bias, t
     return b ? op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at) : y;
 }
 
-tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, tensor *residual, const char *at) {
+tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, bool bias, tensor *residual, const char *at) {
     adapter_site site;
     shape ws = SHAPE(out, x->s.d[x->s.n - 1], k, k);
     tensor *w = param_of(m, name, "weight", ws, false, at);
-    tensor *b = param_of(m, name, "bias", SHAPE(out), true, at);
-    uint32_t p = (uint32_t)pad;
-    conv2d_attrs plain = {.stride = (uint32_t)stride, .pad_t = p, .pad_l = p, .pad_b = p, .pad_r = p, .act = ACT_NONE};
+    tensor *b = bias ? param_of(m, name, "bias", SHAPE(out), true, at) : NULL;
+    uint32_t begin = pad == NN_PAD_END ? 0 : (uint32_t)pad, end = pad == NN_PAD_END ? 1 : (uint32_t)pad;
+    conv2d_attrs plain = {.stride = (uint32_t)stride, .pad_t = begin, .pad_l = begin, .pad_b = end, .pad_r = end, .act = ACT_NONE};
     if (!site_of(m, name, ws, at, &site)) return op_conv2d_(m->g, x, w, b, residual, plain, at);
     tensor *y = op_conv2d_(m->g, x, w, NULL, residual, plain, at);
     y = site.info->output(m->g, &site, x, y);
-    return op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at);
+    return b ? op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at) : y;
 }
 
 tensor *nn_group_norm_(nn *m, const char *name, tensor *x, int groups, float eps, bool silu, const char *at) {

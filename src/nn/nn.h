@@ -18,19 +18,29 @@ const char *nn_path(nn *m, const char *fmt, ...) __attribute__((format(printf, 2
 tensor *nn_linear_(nn *m, const char *name, tensor *x, int64_t out, bool bias, tensor *residual, const char *at);
 #define nn_linear(m, name, x, out, bias) nn_linear_(m, name, x, out, bias, NULL, HERE)
 #define nn_linear_add(m, name, x, out, bias, residual) nn_linear_(m, name, x, out, bias, residual, HERE)
-/* x [N, H, W, I] -> [N, OH, OW, out]; weight [out, I, k, k] */
-tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, tensor *residual, const char *at);
-#define nn_conv2d(m, name, x, out, k, stride, pad) nn_conv2d_(m, name, x, out, k, stride, pad, NULL, HERE)
-#define nn_conv2d_add(m, name, x, out, k, stride, pad, residual) nn_conv2d_(m, name, x, out, k, stride, pad, residual, HERE)
+/* x [N, H, W, I] -> [N, OH, OW, out]; weight [out, I, k, k]. pad: rows and columns on every side, or NN_PAD_END: one below
+ * and one on the right (the downsamplers of AutoencoderKL) */
+#define NN_PAD_END (-1)
+tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, bool bias, tensor *residual, const char *at);
+#define nn_conv2d(m, name, x, out, k, stride, pad) nn_conv2d_(m, name, x, out, k, stride, pad, true, NULL, HERE)
+#define nn_conv2d_add(m, name, x, out, k, stride, pad, residual) nn_conv2d_(m, name, x, out, k, stride, pad, true, residual, HERE)
+#define nn_conv2d_bare(m, name, x, out, k, stride, pad) nn_conv2d_(m, name, x, out, k, stride, pad, false, NULL, HERE)
 tensor *nn_group_norm_(nn *m, const char *name, tensor *x, int groups, float eps, bool silu, const char *at);
 #define nn_group_norm(m, name, x, groups, eps, silu) nn_group_norm_(m, name, x, groups, eps, silu, HERE)
 tensor *nn_layer_norm_(nn *m, const char *name, tensor *x, float eps, const char *at);
 #define nn_layer_norm(m, name, x, eps) nn_layer_norm_(m, name, x, eps, HERE)
 
-/* Attention layer as in diffusers: to_q, to_k, to_v without bias, to_out.0 with.
- *   x [N, T, C], context [N, S, D] (NULL = self-attention) -> [N, T, C] + residual */
-tensor *nn_attention(nn *m, const char *name, tensor *x, tensor *context, int heads, tensor *residual);
-/* diffusers BasicTransformerBlock: self-attention, cross-attention, GEGLU feed-forward; x [N, T, C] */
-tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context, int heads);
-/* diffusers ResnetBlock2D: x [N, H, W, I], time embedding emb [N, E] (NULL = none) -> [N, H, W, out] */
+/* Attention: x [N, T, C] -> [N, T, C] + residual; four linear layers, the last always with a bias */
+typedef struct nn_attention_params {
+    const char *const *layers;             /* names of q, k, v and out; NULL = diffusers' to_q, to_k, to_v, to_out.0 */
+    int heads; bool bias, causal;          /* bias: q, k and v have one too */
+    tensor *context;                       /* [N, S, D]; NULL = self-attention */
+    tensor *k, *v;                         /* [N, S, C]: what the layers made of context earlier; both or neither */
+    tensor *residual;
+} nn_attention_params;
+tensor *nn_attention_(nn *m, const char *name, tensor *x, const nn_attention_params *p);
+#define nn_attention(m, name, x, ...) nn_attention_(m, name, x, &(nn_attention_params){__VA_ARGS__})
+/* diffusers BasicTransformerBlock: self-attention, cross-attention to context or to its k and v, GEGLU feed-forward; x [N, T, C] */
+tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context, tensor *k, tensor *v, int heads);
+/* diffusers ResnetBlock2D: x [N, H, W, I], emb [N, E] = silu of the time embedding (NULL = none) -> [N, H, W, out] */
 tensor *nn_resblock(nn *m, const char *name, tensor *x, tensor *emb, int64_t out, int groups, float eps);

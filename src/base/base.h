@@ -114,6 +114,8 @@ void   os_restart_with(const char *name, const char *value, char **argv);
 bool   os_request_tile_state(void);           /* x86 AMX: may this process use tile registers? */
 uint64_t os_memory_total_bytes(void);
 uint64_t os_memory_available_bytes(void);
+uint64_t os_peak_memory_bytes(void);         /* most resident memory this process has had */
+uint64_t os_entropy(void);                    /* for seeds nobody chose */
 status os_mkdir_p(const char *path);
 bool   os_file_exists(const char *path);
 /* Whole file, at most max_bytes. *data is mem_alloc'ed, caller frees, one extra NUL follows. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
 #endif
@@ -48,6 +49,24 @@ int os_cpu_count(void) {
         fclose(f);
     }
     return MAX(n, 1);
+}
+
+uint64_t os_peak_memory_bytes(void) {
+    struct rusage u;
+#if defined(__APPLE__)
+    const uint64_t unit = 1;
+#else
+    const uint64_t unit = 1024;
+#endif
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * unit : 0;
+}
+
+uint64_t os_entropy(void) {
+    uint64_t v = 0;
+    struct timespec t;
+    if (getentropy(&v, sizeof v) == 0) return v;
+    clock_gettime(CLOCK_REALTIME, &t); /* a kernel without it: the time of day will do for a seed */
+    return (uint64_t)t.tv_sec * 1000003u ^ (uint64_t)t.tv_nsec;
 }
 
 void os_restart_with(const char *name, const char *value, char **argv) {

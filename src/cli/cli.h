@@ -9,9 +9,11 @@ typedef struct command { const char *name, *summary; int (*run)(int argc, char *
 /* Options are "--name value" or "--name=value"; a table describes them. alias: other spellings without their dashes,
  * separated by spaces ("o out-dir"); one letter is written with one dash. */
 typedef struct option {
-    const char *name; enum { OPT_FLAG, OPT_STRING, OPT_INT, OPT_FLOAT } kind; void *value; const char *help;
+    const char *name; enum { OPT_FLAG, OPT_STRING, OPT_INT, OPT_FLOAT, OPT_LIST } kind; void *value; const char *help;
     const char *alias;
 } option;
+/* OPT_LIST: a string option that may be repeated. */
+typedef struct string_list { const char *value[32]; int n; } string_list;
 /* What stands on the command line beside options. The caller gives room for `max` and the words for usage ("FILE|DIR"). */
 typedef struct positionals { const char *usage, **value; int min, max, n; } positionals;
 /* Fills the table's values and args (NULL = none allowed); E_USAGE names what was not understood. "--" ends options.

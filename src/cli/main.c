@@ -35,6 +35,12 @@ static status set_value(const option *o, const char *text) {
     switch (o->kind) {
     case OPT_FLAG: *(bool *)o->value = true; return OK;
     case OPT_STRING: *(const char **)o->value = text; return OK;
+    case OPT_LIST: {
+        string_list *l = o->value;
+        if (l->n == (int)ARRAY_LEN(l->value)) return fail(E_USAGE, "--%s is given more than %d times", o->name, l->n);
+        l->value[l->n++] = text;
+        return OK;
+    }
     case OPT_INT: {
         long v = strtol(text, &end, 10);
         if (end == text || *end || v < -2000000000L || v > 2000000000L) return fail(E_USAGE, "--%s wants a whole number, not '%s'", o->name, text);

@@ -198,23 +198,38 @@ status part_tensor_fetch(const part_tensor *t, dtype type, void *dst) {
     return st;
 }
 
-static status load_param(const part_tensor *t, param *p) {
+/* Where a frozen parameter's values come from; lives in the checkpoint. */
+typedef struct value_source { const part_tensor *t; dtype type; } value_source;
+
+static status fetch_values(void *ctx, void *dst) {
+    const value_source *s = ctx;
+    return part_tensor_fetch(s->t, s->type, dst);
+}
+
+static status load_trainable(const part_tensor *t, param *p) {
     status st = OK;
-    dtype type = array_dtype(p->value);
-    void *values = mem_alloc((size_t)t->count * dtype_bytes(type));
+    float *values = mem_alloc((size_t)t->count * sizeof *values);
     if (!values) return fail(E_HOST_MEMORY, "no memory to load %s", t->name);
-    TRY(part_tensor_fetch(t, type, values));
-    TRY(array_write(p->value, values));
-    if (p->copy) TRY(array_write_f32(p->copy, values)); /* trainable: value is f32 */
+    TRY(part_tensor_fetch(t, DT_F32, values));
+    TRY(array_write_f32(p->value, values));
+    if (p->copy) TRY(array_write_f32(p->copy, values));
 out:
     mem_free(values);
     return st;
 }
 
-status checkpoint_load(const checkpoint *c, part p, params *ps) {
+status checkpoint_load(checkpoint *c, part p, params *ps) {
     status st = OK;
     TRY(checkpoint_check(c, p, ps));
-    for (int i = 0; i < ps->n; i++) TRY(load_param(find_tensor(c, p, ps->p[i].name), &ps->p[i]));
+    for (int i = 0; i < ps->n; i++) {
+        const part_tensor *t = find_tensor(c, p, ps->p[i].name);
+        if (ps->p[i].trainable) TRY(load_trainable(t, &ps->p[i]));
+        if (ps->p[i].trainable || !array_is_empty(ps->p[i].value)) continue;
+        value_source *s = arena_new(&c->mem, value_source, 1);
+        if (!s) TRY(fail(E_HOST_MEMORY, "no memory to load %s", t->name));
+        *s = (value_source){t, array_dtype(ps->p[i].value)};
+        array_set_source(ps->p[i].value, fetch_values, s);
+    }
 out:
     return st;
 }

@@ -25,7 +25,7 @@ typedef struct checkpoint {
     char path[1024]; layout layout;
     const char *family, *family_label;     /* "sd1", "Stable Diffusion 1.x" */
     unet_config unet; vae_config vae; text_config text; schedule_config schedule;
-    int sample_size;                       /* latent cells along a side that the UNet was made for; 0 = not said */
+    int sample_size;                       /* latent cells along a side of what it was trained at (unet config); 0 = not said */
     bool inpainting;                       /* conv_in takes latent, mask and masked latent: 9 channels */
     bool has_schedule, prediction_known;   /* prediction_known: the files say it; else the engine asks the network */
     const char *prediction_source;         /* "scheduler_config.json", "modelspec metadata", "v2-inference-v.yaml", "--prediction" */
@@ -56,10 +56,11 @@ status checkpoint_check(const checkpoint *c, part p, const params *ps);
 /* The whole parameter in checkpoint order and the type asked for (f32, f16, bf16).
  *   errors  E_FORMAT for NaN, infinity and what f16 cannot hold */
 status part_tensor_fetch(const part_tensor *t, dtype type, void *dst);
-/* Fills every parameter of ps (already declared) from the part. Missing or surplus tensors, wrong shapes and NaN are
- * E_FORMAT naming the first such tensor. Linear and 1x1 convolution weights stand for one another. Called again for the
- * same ps it does nothing new. */
-status checkpoint_load(const checkpoint *c, part p, params *ps);
+/* Fills every parameter of ps (already allocated) from the part. Missing or surplus tensors and wrong shapes are E_FORMAT
+ * naming the first such tensor. Linear and 1x1 convolution weights stand for one another. Frozen parameters read their
+ * values when something needs them, which is when NaN is found: c must outlive ps. Called again for the same ps, those that
+ * have values keep them; trainable ones get the checkpoint's values again. */
+status checkpoint_load(checkpoint *c, part p, params *ps);
 
 /* Writes a checkpoint: a diffusers folder (model_index.json, configs, scheduler, tokenizer, weights) or one file in the
  * original layout with modelspec metadata and the configs. Nothing is left at path when it fails; what was there before

@@ -55,6 +55,66 @@ out:
     return st;
 }
 
+status array_create_deferred(device *d, dtype t, shape s, const char *name, array **out) {
+    array *a = mem_zalloc(sizeof *a);
+    *out = a;
+    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
+    *a = (array){.dev = d, .region = REGION_WEIGHTS, .dtype = t, .s = s, .version = 1, .deferred = true};
+    snprintf(a->name, sizeof a->name, "%s", name);
+    return OK;
+}
+
+void array_set_source(array *a, array_fetch fetch, void *ctx) {
+    assert(a->deferred);
+    a->fetch = fetch;
+    a->fetch_ctx = ctx;
+    a->version++;
+}
+
+bool array_is_empty(const array *a) { return a->deferred && !a->fetch; }
+
+static status take_memory(array *a) {
+    status st = OK;
+    char text[96];
+    if (!a->deferred) return OK;
+    if (storage_bytes(a) > a->dev->max_tensor_bytes)
+        TRY(fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", a->name, shape_text(&a->s, text),
+                 (double)storage_bytes(a) / 1e6, a->dev->id, (double)a->dev->max_tensor_bytes / 1e6));
+    TRY(array_alloc(a->dev, a->region, storage_bytes(a), &a->data, &a->span));
+    a->deferred = false;
+out:
+    return st;
+}
+
+/* The values of a deferred array at dst. */
+static status fetch_values(const array *a, void *dst) {
+    if (a->fetch) return a->fetch(a->fetch_ctx, dst);
+    memset(dst, 0, storage_bytes(a));
+    return OK;
+}
+
+/* The same in memory of the device that the caller gives back with array_release. */
+static status fetch_to_device(const array *a, void *data, gpu_span span) {
+    status st = OK;
+    void *tmp = NULL;
+    if (data) return fetch_values(a, data);
+    if (!(tmp = mem_alloc(storage_bytes(a)))) TRY(fail(E_HOST_MEMORY, "no host memory to load %s", a->name));
+    TRY(fetch_values(a, tmp));
+    TRY(gpu_upload(a->dev->gpu, span, tmp, (size_t)shape_count(&a->s) * dtype_bytes(a->dtype)));
+out:
+    mem_free(tmp);
+    return st;
+}
+
+status array_hold(array *a) {
+    status st = OK;
+    if (!a->deferred) return OK;
+    TRY(take_memory(a));
+    if (a->fetch) TRY(fetch_to_device(a, a->data, a->span));
+out:
+    return st;
+}
+
 status array_view(array *parent, int64_t offset_elems, shape s, const char *name, array **out) {
     *out = NULL;
     assert(offset_elems >= 0 && offset_elems + shape_count(&s) <= shape_count(&parent->s));
@@ -77,13 +137,16 @@ void array_destroy(array *a) {
         array_destroy(p->packed);
         mem_free(p);
     }
-    if (!a->parent) array_release(a->dev, a->region, storage_bytes(a), a->data, a->span);
+    if (!a->parent && !a->deferred) array_release(a->dev, a->region, storage_bytes(a), a->data, a->span);
     mem_free(a);
 }
 
 status array_write(array *a, const void *src) {
     size_t bytes = (size_t)shape_count(&a->s) * dtype_bytes(a->dtype);
+    status st = take_memory(a);
+    if (st != OK) return st;
     a->version++;
+    a->fetch = NULL;
     if (a->data) {
         memcpy(a->data, src, bytes);
         return OK;
@@ -96,6 +159,7 @@ status array_write(array *a, const void *src) {
 
 status array_read(array *a, void *dst) {
     size_t bytes = (size_t)shape_count(&a->s) * dtype_bytes(a->dtype);
+    if (a->deferred) return fetch_values(a, dst);
     if (!a->data) return gpu_download(a->dev->gpu, a->span, dst, bytes);
     memcpy(dst, a->data, bytes);
     return OK;
@@ -139,11 +203,19 @@ bool prep_frozen(const node *n, int i) {
 status pack_fill(device *d, const pack_use *u) {
     status st = OK;
     gpu_cmd *cmd = NULL;
+    bool lent = false;
     const tensor *t = u->n->in[u->in];
     while (t->base) t = t->base;
     array *src = t->array, *dst = u->pack->packed;
+    void *data = src->data;
+    gpu_span span = src->span;
+    if (src->deferred) {
+        TRY(array_alloc(d, REGION_WEIGHTS, storage_bytes(src), &data, &span));
+        lent = true;
+        TRY(fetch_to_device(src, data, span));
+    }
     if (d->gpu) TRY(gpu_cmd_create(d->gpu, &cmd));
-    pack_io io = {src->data, dst->data, cmd, src->span, dst->span};
+    pack_io io = {data, dst->data, cmd, span, dst->span};
     TRY(u->fill(&io, u->ctx));
     if (cmd) {
         TRY(gpu_cmd_end(cmd));
@@ -152,6 +224,7 @@ status pack_fill(device *d, const pack_use *u) {
     u->pack->version = src->version;
 out:
     gpu_cmd_destroy(cmd);
+    if (lent) array_release(d, REGION_WEIGHTS, storage_bytes(src), data, span);
     return st;
 }
 

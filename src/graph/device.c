@@ -148,6 +148,12 @@ uint64_t device_memory_free_bytes(const device *d) {
     return free_bytes;
 }
 
+void device_memory_use(const device *d, uint64_t *arrays, uint64_t *activations) {
+    *activations = 0;
+    for (int i = 0; i < d->n_chunks; i++) *activations += d->chunk[i].bytes;
+    *arrays = d->used_bytes - *activations;
+}
+
 size_t device_alignment(const device *d) { return d->align; }
 int64_t device_max_elems(const device *d) { return (int64_t)(MIN(d->max_tensor_bytes, (uint64_t)1 << 40) / 4); }
 

@@ -48,6 +48,7 @@ status device_open(const op_table *ops, const device_params *p, device **out);
 void   device_close(device *d);
 const char *device_id(const device *d);                  /* "cpu", "vulkan:0", "ref" */
 uint64_t device_memory_free_bytes(const device *d);
+void     device_memory_use(const device *d, uint64_t *arrays, uint64_t *activations); /* bytes held now */
 size_t   device_alignment(const device *d);              /* bytes: offsets of array views are multiples of it */
 int64_t  device_max_elems(const device *d);              /* f32 elements of the largest array */
 /* Every device, for `imago devices`. *why_no_vulkan is set when Vulkan is not offered. Free with device_list_free. */
@@ -63,6 +64,13 @@ typedef enum region { REGION_WEIGHTS, REGION_STATE, REGION_STAGING } region;
 /*   WEIGHTS: frozen, may be packed per op.  STATE: updated in place by plans.  STAGING: inputs, host-visible.
  * zero-filled. errors E_GPU_MEMORY / E_HOST_MEMORY with what was asked and what is free. */
 status array_create(device *d, region r, dtype t, shape s, const char *name, array **out);
+/* A WEIGHTS array that takes no memory until it is written or a plan reads it itself (not a packed copy of it). */
+status array_create_deferred(device *d, dtype t, shape s, const char *name, array **out);
+/* Where a deferred array's values come from: fetch writes the whole array, in its dtype, to host memory. Called as
+ * often as the values are needed, so packed copies can be made without keeping the original; ctx must outlive a. */
+typedef status (*array_fetch)(void *ctx, void *dst);
+void   array_set_source(array *a, array_fetch fetch, void *ctx);
+bool   array_is_empty(const array *a);                   /* deferred, and without a source: reads as zeros */
 /* A window of a STATE array sharing its memory: parent must outlive it. */
 status array_view(array *parent, int64_t offset_elems, shape s, const char *name, array **out);
 void   array_destroy(array *a);

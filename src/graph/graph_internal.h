@@ -30,6 +30,8 @@ typedef struct array_pack {               /* a copy of a frozen array in the lay
 struct array {
     device *dev; region region; dtype dtype; shape s; char name[128];
     void *data; gpu_span span; array *parent;
+    bool deferred;                        /* has no memory (yet) */
+    array_fetch fetch; void *fetch_ctx;   /* where its values come from; NULL = zeros */
     array_pack *packs; uint64_t version;  /* counts writes; a pack with another version is stale */
     graph *last_graph; tensor *last_tensor; uint64_t last_graph_id; /* graph_array's memo */
 };
@@ -60,6 +62,7 @@ struct plan {
 /* array.c */
 status array_alloc(device *d, region r, uint64_t bytes, void **data, gpu_span *span);
 void   array_release(device *d, region r, uint64_t bytes, void *data, gpu_span span);
+status array_hold(array *a);                  /* gives a deferred array memory and values */
 status pack_fill(device *d, const pack_use *u);
 /* device.c */
 status device_room(device *d, uint64_t bytes, const char *what); /* E_*_MEMORY with the numbers when it does not fit */

@@ -103,7 +103,7 @@ status params_allocate(params *ps) {
         param *p = &ps->p[i];
         if (p->value) continue;
         if (!p->trainable) {
-            TRY(array_create(ps->dev, REGION_WEIGHTS, p->vector ? DT_F32 : ps->type, p->s, p->name, &p->value));
+            TRY(array_create_deferred(ps->dev, p->vector ? DT_F32 : ps->type, p->s, p->name, &p->value));
             continue;
         }
         param_flat *f = &ps->flat[p->flat];

@@ -70,6 +70,24 @@ out:
     return st;
 }
 
+/* Deferred weights that a node reads as they are get memory and values now. */
+static status hold_weights(plan *p) {
+    status st = OK;
+    graph *g = p->g;
+    for (int i = 0; i < p->n_order; i++) {
+        node *n = p->order[i];
+        for (int k = 0; k < n->n_in; k++) {
+            array *a = n->in[k] ? tensor_root(n->in[k])->array : NULL;
+            bool packed = false;
+            if (!a || a->region != REGION_WEIGHTS) continue;
+            for (int u = g->n_use; u-- > 0 && !packed;) packed = g->use[u].n == n && g->use[u].in == k;
+            if (!packed || p->dev->checks.ref) TRY(array_hold(a));
+        }
+    }
+out:
+    return st;
+}
+
 static status encode_node(gpu_cmd *c, node *n) {
     if (!n->op->encode) return fail(E_UNSUPPORTED, "%s (%s) has no Vulkan implementation", n->op->name, n->at);
     status st = n->op->encode(c, n);
@@ -116,6 +134,7 @@ status graph_compile(graph *g, const plan_params *pp, plan **out) {
     TRY(order_live(p));
     TRY(make_inputs(p));
     TRY(prepare_nodes(p));
+    TRY(hold_weights(p));
     TRY(plan_place(p, pp && pp->no_alias));
     TRY(encode_all(p));
     p->report.n_nodes = p->n_order;

@@ -68,6 +68,7 @@ void   host_prim_destroy(host_prim *p);
 size_t host_prim_scratch(const host_prim *p);
 const char *host_prim_impl(const host_prim *p); /* oneDNN's name of what it chose: logs, benches */
 size_t host_prim_packed(const host_prim *p);  /* bytes of the packed weight; 0 = takes it as it is */
+uint64_t host_prim_layout(const host_prim *p); /* equal for two primitives whose packed weights are the same bytes */
 
 typedef enum host_act { ACT_NONE, ACT_SILU, ACT_GELU_ERF, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_COUNT } host_act;
 

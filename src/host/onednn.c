@@ -22,8 +22,15 @@ static dnnl_data_type_t dn_type(dtype t) {
     return t == DT_F32 ? dnnl_f32 : dnnl_bf16;
 }
 
+static uint64_t fnv(uint64_t h, const void *data, size_t bytes) { /* Fowler, Noll, Vo: FNV-1a */
+    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return h;
+}
+#define FNV_START 0xcbf29ce484222325u
+
 /* ---- two generations: descriptors ---- */
 #if DNNL_VERSION_MAJOR < 3
+uint64_t dn_md_hash(dn_ref md) { return fnv(FNV_START, md, sizeof *md); }
 void dn_md_fini(dn_md *md) { (void)md; }
 dnnl_status_t dn_md_init(dn_md *md, const dn_layout *l, dtype work, bool any) {
     return any ? dnnl_memory_desc_init_by_tag(md, l->nd, l->dims, dn_type(work),
@@ -38,6 +45,26 @@ static dnnl_status_t attr_deterministic(dnnl_primitive_attr_t attr) {
     return dnnl_success;
 }
 #else
+uint64_t dn_md_hash(dn_ref md) {
+    static const dnnl_query_t dims[] = {dnnl_query_dims, dnnl_query_padded_dims,
+                                        dnnl_query_strides};
+    static const dnnl_query_t inner[] = {dnnl_query_inner_blks, dnnl_query_inner_idxs};
+    int nd = 0, n_inner = 0;
+    dnnl_data_type_t type = dnnl_data_type_undef;
+    const dnnl_dims_t *v = NULL;
+    dnnl_memory_desc_query(md, dnnl_query_ndims_s32, &nd);
+    dnnl_memory_desc_query(md, dnnl_query_inner_nblks_s32, &n_inner);
+    dnnl_memory_desc_query(md, dnnl_query_data_type, &type);
+    size_t bytes = dnnl_memory_desc_get_size(md);
+    uint64_t h = fnv(fnv(FNV_START, &type, sizeof type), &bytes, sizeof bytes);
+    for (size_t i = 0; i < ARRAY_LEN(dims); i++)
+        if (dnnl_memory_desc_query(md, dims[i], &v) == dnnl_success && v)
+            h = fnv(h, *v, sizeof **v * (size_t)nd);
+    for (size_t i = 0; i < ARRAY_LEN(inner); i++)
+        if (dnnl_memory_desc_query(md, inner[i], &v) == dnnl_success && v)
+            h = fnv(h, *v, sizeof **v * (size_t)n_inner);
+    return h;
+}
 void dn_md_fini(dn_md *md) {
     if (*md) dnnl_memory_desc_destroy(*md);
 }

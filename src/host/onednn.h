@@ -74,6 +74,8 @@ typedef const_dnnl_memory_desc_t dn_ref;
 void dn_md_fini(dn_md *md);
 /* l in the type `work` (f32 or bf16); any: leave the layout to oneDNN. */
 dnnl_status_t dn_md_init(dn_md *md, const dn_layout *l, dtype work, bool any);
+/* A hash of all that says where an element lies; equal descriptors may differ in it, unequal ones do not agree. */
+uint64_t dn_md_hash(dn_ref md);
 const char *dn_impl_name(const_dnnl_primitive_desc_t pd);
 
 /* The descriptors of one primitive while it is made. */

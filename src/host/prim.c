@@ -36,6 +36,7 @@ struct host_prim {
     bool add_residual;       /* by us, after oneDNN */
     int64_t b_blocked_count; /* elements of b in oneDNN's layout, its padding included */
     size_t y_blocked_bytes;
+    uint64_t b_layout;   /* of b in oneDNN's layout, and where its elements come from */
     size_t pad, scratch; /* offset of oneDNN's own scratchpad; all bytes */
     char impl[48];
 };
@@ -175,6 +176,7 @@ static status finish(host *h, const dn_spec *s, host_prim *p, const dn_mds *m,
     TRY(make_reorder(h, DN_REF(y_plain), y, false, &p->y_out, &pad_bytes));
     p->b_blocked_count = (int64_t)(dnnl_memory_desc_get_size(b) / dtype_bytes(p->b.work));
     p->y_blocked_bytes = dnnl_memory_desc_get_size(y);
+    p->b_layout = dn_md_hash(b) * 31 + dn_md_hash(DN_REF(b_plain));
     snprintf(p->impl, sizeof p->impl, "%s", dn_impl_name(pd));
     DN(dnnl_primitive_create(&p->main, pd));
     lay_out_scratch(p, s->residual, pad_bytes);
@@ -231,6 +233,7 @@ void host_prim_destroy(host_prim *p) {
 
 size_t host_prim_scratch(const host_prim *p) { return p->scratch; }
 const char *host_prim_impl(const host_prim *p) { return p->impl; }
+uint64_t host_prim_layout(const host_prim *p) { return p->b_layout; }
 size_t host_prim_packed(const host_prim *p) {
     return p->b_in.prim && p->packed_b ? (size_t)p->b_blocked_count * dtype_bytes(p->b.user) : 0;
 }

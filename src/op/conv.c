@@ -43,12 +43,6 @@ host_conv_desc conv_host_desc(const conv_geom *cg, host_conv_kind kind, dtype ty
                             .type = type};
 }
 
-void conv_host_key(const conv_geom *cg, const host_conv_desc *h, char key[96]) {
-    snprintf(key, 96, "conv%d %lldx%lldx%lld s%d p%d.%d.%d.%d %d%d%d", (int)h->kind,
-             (long long)cg->n, (long long)cg->h, (long long)cg->w, cg->stride, cg->pt, cg->pl,
-             cg->pb, cg->pr, h->bias, h->residual, (int)h->act);
-}
-
 /* The side the sum runs over (source) and the side that is written (destination). */
 static int64_t src_c(const conv_geom *cg, bool back) { return back ? cg->o : cg->i; }
 static int64_t dst_c(const conv_geom *cg, bool back) { return back ? cg->i : cg->o; }

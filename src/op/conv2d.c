@@ -79,7 +79,6 @@ static void ref(const node *n) {
 
 static status prepare_host(prep *p, node *n) {
     status st = OK;
-    char key[96];
     host_prim *prim = NULL;
     conv_geom cg = geom_of(n);
     host_conv_desc h = conv_host_desc(&cg, HOST_CONV_FWD, n->in[0]->dtype);
@@ -88,8 +87,7 @@ static status prepare_host(prep *p, node *n) {
     h.act = (host_act)ATTRS(n, conv2d_attrs)->act;
     h.packed_w = prep_frozen(n, 1);
     TRY(host_conv_create(p->host, &h, &prim));
-    conv_host_key(&cg, &h, key);
-    TRY(gemm_host_keep(p, n, prim, h.packed_w ? 1 : -1, key));
+    TRY(gemm_host_keep(p, n, prim, h.packed_w ? 1 : -1));
 out:
     return st;
 }

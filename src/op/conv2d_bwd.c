@@ -106,13 +106,11 @@ static void ref_w(const node *n) {
 /* ---- cpu ---- */
 static status prepare_host(prep *p, node *n, const conv_geom *cg, host_conv_kind kind, int w_in) {
     status st = OK;
-    char key[96];
     host_prim *prim = NULL;
     host_conv_desc h = conv_host_desc(cg, kind, n->in[0]->dtype);
     h.packed_w = w_in >= 0 && prep_frozen(n, w_in);
     TRY(host_conv_create(p->host, &h, &prim));
-    conv_host_key(cg, &h, key);
-    TRY(gemm_host_keep(p, n, prim, h.packed_w ? w_in : -1, key));
+    TRY(gemm_host_keep(p, n, prim, h.packed_w ? w_in : -1));
 out:
     return st;
 }

@@ -236,7 +236,8 @@ static status fill_host_pack(const pack_io *io, void *ctx) {
 
 static void destroy_prim(void *p) { host_prim_destroy(p); }
 
-status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in, const char *key) {
+status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in) {
+    char key[32];
     n->prepared = prim;
     n->unprepare = destroy_prim;
     if (host_prim_scratch(prim)) prep_scratch(n, host_prim_scratch(prim));
@@ -245,5 +246,6 @@ status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in, const char *k
         graph_alloc(n->g, sizeof *ctx); /* lives as long as the plan, which may pack again */
     if (!ctx) return graph_status(n->g);
     *ctx = (host_pack){p->host, prim};
+    snprintf(key, sizeof key, "host %016llx", (unsigned long long)host_prim_layout(prim));
     return prep_pack(p, n, w_in, 0, key, host_prim_packed(prim), fill_host_pack, ctx);
 }

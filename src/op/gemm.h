@@ -83,7 +83,6 @@ typedef struct conv_geom {
 conv_geom conv_geometry(const shape *x, int64_t kh, int64_t kw, const shape *y,
                         const conv2d_attrs *at);
 host_conv_desc conv_host_desc(const conv_geom *cg, host_conv_kind kind, dtype type);
-void conv_host_key(const conv_geom *cg, const host_conv_desc *h, char key[96]);
 static inline double conv_work(const conv_geom *cg) {
     return 2.0 * (double)(cg->n * cg->oh * cg->ow) * (double)(cg->o * cg->i * cg->kh * cg->kw);
 }
@@ -104,7 +103,7 @@ status conv_encode(gpu_cmd *c, const node *n, const conv_geom *cg, bool back, in
 
 /* ---- cpu: a host_prim kept in n->prepared (owned from here on, also on failure), packing a frozen
  * weight, scratch ---- */
-status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in, const char *key);
+status gemm_host_keep(prep *p, node *n, host_prim *prim, int w_in);
 static inline const void *gemm_host_weight(const node *n, int w_in) {
     return n->packed[0] ? packed_data(n, 0) : n->in[w_in]->data;
 }

@@ -119,7 +119,6 @@ static status prepare_host(prep *p, node *n) {
     const matmul_attrs *at = ATTRS(n, matmul_attrs);
     dims d = dims_of(n);
     host_prim *prim = NULL;
-    char key[96];
     bool frozen = d.shared && prep_frozen(n, 1);
     host_matmul_desc h = {.batch = d.batch,
                           .m = d.m,
@@ -135,9 +134,7 @@ static status prepare_host(prep *p, node *n) {
                           .packed_w = frozen,
                           .act = (host_act)at->act};
     TRY(host_matmul_create(p->host, &h, &prim));
-    snprintf(key, sizeof key, "matmul %lldx%lldx%lld %d%d%d%d%d%d", (long long)d.m, (long long)d.n,
-             (long long)d.k, h.trans_a, h.trans_w, h.out == DT_F32, h.bias, h.residual, (int)h.act);
-    TRY(gemm_host_keep(p, n, prim, frozen ? 1 : -1, key));
+    TRY(gemm_host_keep(p, n, prim, frozen ? 1 : -1));
 out:
     return st;
 }

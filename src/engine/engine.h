@@ -1,0 +1,80 @@
+/* engine.h: what the straight lines of the program share: an opened model on a device, the plans made of it, and the
+ * latents that live between model calls. imago.h is the outside of it.
+ * SPDX-License-Identifier: MIT */
+#pragma once
+#include "family/checkpoint.h"
+#include "file/image.h"
+#include "imago.h"
+#include "sampler/noise.h"
+
+/* Latents and text of one run, in STATE arrays so that no model call allocates. */
+typedef struct latents {
+    int batch, h, w, channels;             /* [batch, h, w, channels] f32 each */
+    array *x, *kept[SAMPLER_MAX_KEPT];     /* x: variance preserving, see sampler.h */
+    array *init, *noise, *mask;            /* inpainting: the picture's latent, the noise it is mixed with, [batch, h, w, 1] 1 = paint */
+    array *fixed;                          /* 9-channel networks: mask and masked latent, [batch, h, w, 1 + channels] */
+    int tokens, entries, n_kv;             /* text: [entries, tokens, width] per cross-attention layer */
+    array *k[UNET_MAX_ATTENTIONS], *v[UNET_MAX_ATTENTIONS];
+} latents;
+
+typedef struct embedding { char name[64]; uint32_t first; int n; } embedding;
+
+struct imago {
+    device *dev; dtype type;
+    checkpoint *ck; tokenizer *tok;
+    params part[PART_COUNT];
+    array *extra; int n_extra;             /* textual inversion rows [n_extra, hidden] */
+    plan_cache *plans; latents lat;
+    imago_progress_fn progress; bool (*cancelled)(void *); void *ctx;
+    imago_report report; char described[1024];
+};
+
+/* ---- stages: progress and time ---- */
+void engine_progress(imago *im, imago_stage s, int step, int steps, double started);
+/* plan_run with the user's cancellation. */
+status engine_run(imago *im, plan *p);
+/* Drops every plan: the arrays they point to are about to go. */
+status engine_forget_plans(imago *im);
+/* The plan of this key, or the one that record makes: record fills g (of the right device). */
+status engine_plan(imago *im, const char *key, status (*record)(imago *im, graph *g, const void *ctx), const void *ctx, plan **out);
+
+/* ---- text.c ---- */
+typedef struct text_params { const char *prompt, *negative; bool plain, want_negative; int clip_skip; } text_params;
+/* -> context [entries, tokens, hidden] f32 (mem_alloc'ed): entry 0 the negative prompt when wanted, then the prompt. */
+status text_features(imago *im, const text_params *p, float **out, int *entries, int *tokens);
+/* Keys and values of every cross-attention layer for `batch` pictures: rows of `context` repeated per picture. */
+status text_keys(imago *im, const float *context, int entries, int tokens, int batch);
+status text_load_embedding(imago *im, const char *spec);
+
+/* ---- latent.c: pictures <-> latents; noise in torch's order ---- */
+status latents_prepare(imago *im, int batch, int h, int w);
+void   latents_fini(imago *im);
+int    latent_factor(const imago *im);     /* px per latent cell */
+/* One picture's noise, drawn [C, h, w] from gen, to out [h, w, C]. */
+status latent_noise(const imago *im, noise_gen *gen, int h, int w, float *out);
+/* px [height, width, 3] in [-1, 1], sides multiples of the factor -> scaled latent [h, w, L] at out. The posterior is sampled
+ * with gen (as diffusers), or taken at its mean when gen is NULL. */
+status vae_encode_pixels(imago *im, const float *px, int height, int width, noise_gen *gen, float *out);
+/* scaled latent [h, w, L] -> rgb, rounded. Tiles when asked, and when the whole does not fit. */
+status vae_decode_picture(imago *im, const float *latent, int h, int w, bool tile, image *out);
+
+/* ---- denoise.c: one model call and its update as one plan ---- */
+typedef struct denoise_shape {
+    int n_kept; bool guided, rescaled, noise, blend;
+} denoise_shape;
+status denoise_plan(imago *im, const denoise_shape *s, plan **out);
+typedef struct denoise_inputs {
+    const sampler_call *call; level next;  /* next: the level x has afterwards */
+    float guidance, rescale; const float *noise; /* [batch, h, w, C] or NULL */
+} denoise_inputs;
+status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inputs *in);
+/* eps or v? Asks the network at the last timestep: an eps network gives back about its input. */
+status denoise_find_prediction(imago *im);
+
+/* ---- picture.c ---- */
+/* The texts that reproduce pic: A1111's "parameters" line and imago's JSON. p has its defaults filled in. */
+status picture_describe(const imago *im, const imago_generate_params *p, const sampler_info *s, const sampler_params *sp, imago_picture *pic);
+status picture_of(const image *im, imago_picture *out); /* takes over the pixels (3 channels) */
+image  picture_image(const imago_picture *p);           /* a view: not to be freed */
+
+#define ENGINE_STATUS(st) ((imago_status)(st))

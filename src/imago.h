@@ -1,0 +1,94 @@
+/* imago.h: the public interface of imago: image diffusion models, on any GPU that speaks Vulkan and on the CPU.
+ *
+ *     #include "imago.h"
+ *     imago *im = NULL;
+ *     imago_picture *pic = NULL;
+ *     if (imago_open(&IMAGO_OPEN(.model = "sd15.safetensors"), &im) != IMAGO_OK ||
+ *         imago_generate(im, &IMAGO_GENERATE(.prompt = "a red fox, watercolour", .seed = 1), &pic) != IMAGO_OK ||
+ *         imago_save_picture(&pic[0], "fox.png") != IMAGO_OK)
+ *         fprintf(stderr, "%s\n", imago_error_message());
+ *     imago_free_pictures(pic, 1);
+ *     imago_close(im);
+ *
+ * One imago belongs to one thread at a time; messages are per thread. Nothing here exits, aborts or prints.
+ * SPDX-License-Identifier: MIT */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum imago_status {
+    IMAGO_OK, IMAGO_E_USAGE, IMAGO_E_IO, IMAGO_E_FORMAT, IMAGO_E_SHAPE, IMAGO_E_UNSUPPORTED,
+    IMAGO_E_HOST_MEMORY, IMAGO_E_GPU_MEMORY, IMAGO_E_DEVICE_LOST, IMAGO_E_CANCELLED, IMAGO_STATUS_COUNT
+} imago_status;
+const char *imago_error_message(void);             /* of the last call that failed in this thread: one line for people */
+
+typedef struct imago imago;
+
+/* What is going on, for progress bars. step counts from 0; the last call of a stage has step = steps. */
+typedef enum imago_stage { IMAGO_LOADING, IMAGO_READING_TEXT, IMAGO_ENCODING, IMAGO_SAMPLING, IMAGO_DECODING, IMAGO_STAGE_COUNT } imago_stage;
+typedef struct imago_progress { imago_stage stage; int step, steps; double stage_seconds; } imago_progress;
+typedef void (*imago_progress_fn)(void *ctx, const imago_progress *p);
+
+/* ---- open ---- */
+typedef struct imago_open_params {
+    const char *model;                             /* diffusers folder, .safetensors or .gguf */
+    const char *device;                            /* "auto" (default), "cpu", "vulkan", "vulkan:N" */
+    const char *precision;                         /* "auto" (default), "f32", "f16", "bf16" */
+    const char *prediction;                        /* "epsilon" or "v_prediction"; NULL = as the files say */
+    const char *vae;                               /* another autoencoder; NULL */
+    const char *const *embeddings; int n_embeddings; /* textual inversion files: "path" or "name=path" */
+    const char *cache_dir;                         /* compiled pipelines and tuning; NULL = none kept */
+    int threads;                                   /* cpu; 0 = all cores */
+    imago_progress_fn progress; bool (*cancelled)(void *ctx); void *ctx; /* cancelled is asked often, also within a step */
+} imago_open_params;
+#define IMAGO_OPEN(...) (imago_open_params){__VA_ARGS__}
+imago_status imago_open(const imago_open_params *p, imago **out);
+void         imago_close(imago *im);               /* accepts NULL */
+const char  *imago_describe_model(const imago *im); /* "Stable Diffusion 1.x, single file, eps prediction (scheduler_config.json), cpu, bf16" */
+
+/* ---- pictures ---- */
+typedef struct imago_picture {
+    int width, height; uint8_t *rgb;               /* [height, width, 3], sRGB */
+    uint64_t seed; char *parameters, *json;        /* texts that reproduce it: A1111's "parameters" and ours; NULL */
+} imago_picture;
+imago_status imago_load_picture(const char *path, imago_picture *out);       /* PNG, JPEG, WebP; transparency on white */
+imago_status imago_save_picture(const imago_picture *p, const char *path);   /* PNG with its texts; atomic */
+void         imago_free_pictures(imago_picture *p, int n);                   /* an array from imago_generate */
+void         imago_clear_picture(imago_picture *p);                          /* one from imago_load_picture */
+
+/* ---- generate ---- */
+typedef struct imago_generate_params {
+    const char *prompt, *negative;                 /* A1111's (word:1.2) unless plain_prompt */
+    int width, height;                             /* px, multiples of 8; 0 = what the model was trained at */
+    int steps;                                     /* 0 = 20 */
+    float guidance;                                /* guidance scale; 0 = 7; 1 = none */
+    float guidance_rescale;                        /* 0..1, Lin et al. 2023 section 3.4 */
+    const char *sampler, *schedule;                /* "euler_a", "DPM++ 2M Karras", ...; schedule: model, karras, exponential, leading, trailing, linspace */
+    float eta;                                     /* share of fresh noise; <0 = the sampler's own (IMAGO_GENERATE's default) */
+    uint64_t seed; int batch;                      /* picture i of the batch has seed + i; batch 0 = 1 */
+    const char *rng, *rng_dtype;                   /* "cpu" (default) or "philox"; "f32" (default), "f16", "bf16" */
+    int clip_skip;                                 /* A1111's: 1 = last layer; 0 = the model's own */
+    bool plain_prompt;                             /* no emphasis syntax, cut at one chunk: diffusers' reading */
+    const imago_picture *init, *mask;              /* img2img; inpainting (white = paint) */
+    float strength;                                /* of img2img: 0..1; 0 = 0.75, inpainting 1 */
+    bool tile;                                     /* decode in tiles even where memory would do */
+    bool (*preview)(void *ctx, int step, const imago_picture *x0); int preview_every; void *preview_ctx; /* x0 estimates, first of the batch */
+} imago_generate_params;
+#define IMAGO_GENERATE(...) (imago_generate_params){.eta = -1.0f, __VA_ARGS__}
+/* *out: `batch` pictures, imago_free_pictures. */
+imago_status imago_generate(imago *im, const imago_generate_params *p, imago_picture **out);
+
+/* Where the time of the last imago_generate went, and the memory. */
+typedef struct imago_report {
+    double load_s, text_s, encode_s, sample_s, decode_s, seconds_per_step; int steps, evaluations;
+    uint64_t weight_bytes, compute_bytes;          /* on the device: weights and their packed copies; everything a run needs beside */
+} imago_report;
+void imago_get_report(const imago *im, imago_report *out);
+
+#ifdef __cplusplus
+}
+#endif

@@ -148,7 +148,7 @@ status checkpoint_declare(const checkpoint *c, part p, params *ps) {
     return OK;
 }
 
-static const part_tensor *find_tensor(const checkpoint *c, part p, const char *name) {
+static part_tensor *find_tensor(const checkpoint *c, part p, const char *name) {
     int64_t lo = 0, hi = c->n_tensors[p];
     while (lo < hi) {
         int64_t mid = lo + (hi - lo) / 2;
@@ -198,13 +198,11 @@ status part_tensor_fetch(const part_tensor *t, dtype type, void *dst) {
     return st;
 }
 
-/* Where a frozen parameter's values come from; lives in the checkpoint. */
-typedef struct value_source { const part_tensor *t; dtype type; } value_source;
-
-static status fetch_values(void *ctx, void *dst) {
-    const value_source *s = ctx;
-    return part_tensor_fetch(s->t, s->type, dst);
-}
+/* What a frozen array calls for its values, by its type; ctx is the part_tensor. */
+static status fetch_f32(void *ctx, void *dst) { return part_tensor_fetch(ctx, DT_F32, dst); }
+static status fetch_f16(void *ctx, void *dst) { return part_tensor_fetch(ctx, DT_F16, dst); }
+static status fetch_bf16(void *ctx, void *dst) { return part_tensor_fetch(ctx, DT_BF16, dst); }
+static const array_fetch fetch_as[DT_COUNT] = {[DT_F32] = fetch_f32, [DT_F16] = fetch_f16, [DT_BF16] = fetch_bf16};
 
 static status load_trainable(const part_tensor *t, param *p) {
     status st = OK;
@@ -218,17 +216,14 @@ out:
     return st;
 }
 
-status checkpoint_load(checkpoint *c, part p, params *ps) {
+status checkpoint_load(const checkpoint *c, part p, params *ps) {
     status st = OK;
     TRY(checkpoint_check(c, p, ps));
     for (int i = 0; i < ps->n; i++) {
-        const part_tensor *t = find_tensor(c, p, ps->p[i].name);
+        part_tensor *t = find_tensor(c, p, ps->p[i].name);
+        array *a = ps->p[i].value;
         if (ps->p[i].trainable) TRY(load_trainable(t, &ps->p[i]));
-        if (ps->p[i].trainable || !array_is_empty(ps->p[i].value)) continue;
-        value_source *s = arena_new(&c->mem, value_source, 1);
-        if (!s) TRY(fail(E_HOST_MEMORY, "no memory to load %s", t->name));
-        *s = (value_source){t, array_dtype(ps->p[i].value)};
-        array_set_source(ps->p[i].value, fetch_values, s);
+        else if (array_is_empty(a)) array_set_source(a, fetch_as[array_dtype(a)], t);
     }
 out:
     return st;

@@ -47,6 +47,8 @@ status checkpoint_open(const char *path, const checkpoint_options *o, checkpoint
 void   checkpoint_close(checkpoint *c);
 /* One human line: what was recognised, and why. */
 const char *checkpoint_describe(const checkpoint *c, char *out, size_t bytes);
+/* A part's config as diffusers' and transformers' JSON, the schedule for PART_COUNT; text in a, NULL when memory is short. */
+const char *checkpoint_config(const checkpoint *c, part p, arena *a);
 const char *layout_name(layout l);         /* "diffusers folder", "single file", "GGUF" */
 /* Declares the parameters of a part, as its config says. */
 status checkpoint_declare(const checkpoint *c, part p, params *ps);
@@ -60,7 +62,7 @@ status part_tensor_fetch(const part_tensor *t, dtype type, void *dst);
  * naming the first such tensor. Linear and 1x1 convolution weights stand for one another. Frozen parameters read their
  * values when something needs them, which is when NaN is found: c must outlive ps. Called again for the same ps, those that
  * have values keep them; trainable ones get the checkpoint's values again. */
-status checkpoint_load(checkpoint *c, part p, params *ps);
+status checkpoint_load(const checkpoint *c, part p, params *ps);
 
 /* Writes a checkpoint: a diffusers folder (model_index.json, configs, scheduler, tokenizer, weights) or one file in the
  * original layout with modelspec metadata and the configs. Nothing is left at path when it fails; what was there before

@@ -233,7 +233,7 @@ status parts_open_folder(checkpoint *c, const checkpoint_options *o) {
     }
     TRY(read_scheduler(c));
     snprintf(path, sizeof path, "%s/tokenizer", c->path);
-    if (os_file_exists(path)) snprintf(c->tokenizer_dir, sizeof c->tokenizer_dir, "%s", path);
+    if (os_file_exists(path)) snprintf(c->tokenizer_dir, sizeof c->tokenizer_dir, "%.1010s/tokenizer", c->path);
 out:
     json_free(j);
     return st;

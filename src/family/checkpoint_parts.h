@@ -34,12 +34,6 @@ const char *config_class(const json *j, const char *otherwise);
 status config_infer_unet(const weights *w, const char *prefix, unet_config *c);
 status config_infer_vae(const weights *w, const char *prefix, vae_config *c);
 status config_infer_text(const weights *w, const char *prefix, bool openclip, text_config *c);
-/* JSON text in `a`; NULL when memory is short. */
-/* upcast: attention scores of half types in f32, which diffusers needs for what predicts v. */
-const char *config_text_unet(arena *a, const unet_config *c, int sample_size, bool upcast);
-const char *config_text_vae(arena *a, const vae_config *c);
-const char *config_text_text(arena *a, const text_config *c);
-const char *config_text_schedule(arena *a, const schedule_config *c);
 
 /* ---- parts ---- */
 status parts_open_folder(checkpoint *c, const checkpoint_options *o);

@@ -53,7 +53,8 @@ static void add_number(text *t, const char *name, double v, bool is_float) {
     add(t, ",\n  \"%s\": %s%s", name, s, strpbrk(s, ".en") ? "" : ".0");
 }
 
-const char *config_text_unet(arena *a, const unet_config *c, int sample_size, bool upcast) {
+/* upcast: attention scores of half types in f32, which diffusers needs for what predicts v. */
+static const char *text_unet(arena *a, const unet_config *c, int sample_size, bool upcast) {
     text t;
     begin(&t, a, "_class_name", "UNet2DConditionModel");
     add_int(&t, "in_channels", c->in_channels);
@@ -100,7 +101,7 @@ static const char *text_vae_tiny(arena *a, const vae_config *c) {
     return end(&t);
 }
 
-const char *config_text_vae(arena *a, const vae_config *c) {
+static const char *text_vae(arena *a, const vae_config *c) {
     static const bool all[VAE_MAX_LEVELS] = {true, true, true, true, true, true};
     if (c->kind == VAE_TINY) return text_vae_tiny(a, c);
     text t;
@@ -122,7 +123,7 @@ const char *config_text_vae(arena *a, const vae_config *c) {
     return end(&t);
 }
 
-const char *config_text_text(arena *a, const text_config *c) {
+static const char *text_clip(arena *a, const text_config *c) {
     text t;
     begin(&t, a, "model_type", "clip_text_model");
     add(&t, ",\n  \"architectures\": [\"CLIPTextModel\"]");
@@ -140,7 +141,7 @@ const char *config_text_text(arena *a, const text_config *c) {
     return end(&t);
 }
 
-const char *config_text_schedule(arena *a, const schedule_config *c) {
+static const char *text_schedule(arena *a, const schedule_config *c) {
     static const char *const betas[BETA_KIND_COUNT] = {"linear", "scaled_linear", "squaredcos_cap_v2"};
     static const char *const predictions[PREDICTION_COUNT] = {"epsilon", "v_prediction", "sample"};
     static const char *const spacings[SPACING_COUNT] = {"leading", "trailing", "linspace"};
@@ -157,4 +158,14 @@ const char *config_text_schedule(arena *a, const schedule_config *c) {
     add_string(&t, "timestep_spacing", spacings[c->timestep_spacing]);
     add_int(&t, "steps_offset", c->steps_offset);
     return end(&t);
+}
+
+const char *checkpoint_config(const checkpoint *c, part p, arena *a) {
+    switch (p) {
+    case PART_UNET: return text_unet(a, &c->unet, c->sample_size, c->schedule.prediction_type == PREDICTION_V);
+    case PART_VAE: return text_vae(a, &c->vae);
+    case PART_TEXT: return text_clip(a, &c->text);
+    case PART_COUNT: break;
+    }
+    return text_schedule(a, &c->schedule);
 }

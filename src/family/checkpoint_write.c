@@ -103,11 +103,11 @@ static status add_notes(const checkpoint *c, const char *path, arena *a, safeten
         {"modelspec.architecture", !sd2 ? "stable-diffusion-v1" : v ? "stable-diffusion-v2-768-v" : "stable-diffusion-v2-512"},
         {"modelspec.implementation", "https://github.com/Stability-AI/generative-models"},
         {"modelspec.title", arena_printf(a, "%.*s", dot ? (int)(dot - base) : 255, base)},
-        {"imago.unet", config_text_unet(a, &c->unet, c->sample_size, v)},
-        {"imago.vae", config_text_vae(a, &c->vae)},
-        {"imago.text_encoder", config_text_text(a, &c->text)},
+        {"imago.unet", checkpoint_config(c, PART_UNET, a)},
+        {"imago.vae", checkpoint_config(c, PART_VAE, a)},
+        {"imago.text_encoder", checkpoint_config(c, PART_TEXT, a)},
         {"modelspec.prediction_type", c->prediction_known ? (v ? "v" : c->schedule.prediction_type == PREDICTION_SAMPLE ? "sample" : "epsilon") : ""},
-        {"imago.scheduler", c->has_schedule ? config_text_schedule(a, &c->schedule) : ""},
+        {"imago.scheduler", c->has_schedule ? checkpoint_config(c, PART_COUNT, a) : ""},
         {"modelspec.resolution", side ? arena_printf(a, "%dx%d", side, side) : ""}};
     for (size_t i = 0; i < ARRAY_LEN(list); i++) {
         if (!list[i].value) return fail(E_HOST_MEMORY, "%s: no memory for its metadata", path);
@@ -152,9 +152,7 @@ static status write_part(const checkpoint *c, part p, dtype type, const char *fo
     TRY(out_file_init(&f, c->n_tensors[p], type));
     for (int64_t i = 0; i < c->n_tensors[p]; i++) TRY(out_file_add(&f, &c->tensor[p][i], c->tensor[p][i].name, -1));
     TRY(safetensors_write_streamed(path, f.t, f.n, &note, 1, fetch, &f));
-    TRY(write_text(sub, "config.json", p == PART_UNET  ? config_text_unet(&f.mem, &c->unet, c->sample_size, c->schedule.prediction_type == PREDICTION_V)
-                                       : p == PART_VAE ? config_text_vae(&f.mem, &c->vae)
-                                                       : config_text_text(&f.mem, &c->text)));
+    TRY(write_text(sub, "config.json", checkpoint_config(c, p, &f.mem)));
 out:
     arena_fini(&f.mem);
     return st;
@@ -196,7 +194,7 @@ static status write_scheduler(const checkpoint *c, const char *folder) {
     TRY(os_mkdir_p(sub));
     bool copy = c->layout == LAYOUT_DIFFUSERS && c->has_schedule && strcmp(c->prediction_source, "--prediction") != 0;
     if (copy) TRY(copy_file(from, to));
-    else TRY(write_text(sub, "scheduler_config.json", config_text_schedule(&a, &c->schedule)));
+    else TRY(write_text(sub, "scheduler_config.json", checkpoint_config(c, PART_COUNT, &a)));
 out:
     arena_fini(&a);
     return st;

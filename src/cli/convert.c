@@ -45,7 +45,6 @@ static status check_all(const checkpoint *c) {
         TRY(checkpoint_check(c, (part)p, &ps));
         params_fini(&ps);
     }
-    params_init(&ps, dev, DT_F32);
 out:
     params_fini(&ps);
     device_close(dev);

@@ -77,7 +77,7 @@ static status setup(run *r, bool checkpoint) {
     status st = OK;
     params_init(&r->model, r->dev, DT_F32);
     params_init(&r->lora, r->dev, DT_F32);
-    r->set = (adapter_set){adapter_find("lora"), lora_targets, 4, 4.0f, &r->lora};
+    r->set = (adapter_set){.info = adapter_find("lora"), .targets = lora_targets, .opts = {.rank = 4, .alpha = 4}, .ps = &r->lora};
     TRY(unet_declare(&r->model, &unet_tiny, r->use_lora ? &r->set : NULL));
     for (int i = 0; i < r->model.n; i++) r->model.p[i].trainable = !r->use_lora;
     TRY(params_allocate(&r->model));

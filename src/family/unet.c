@@ -143,7 +143,7 @@ status unet_declare(params *ps, const unet_config *c, const adapter_set *adapter
     graph *g = graph_create(ps->dev);
     if (!g) return graph_status(g);
     ps->declaring = true;
-    if (adapter) adapter->ps->declaring = true;
+    for (const adapter_set *a = adapter; a; a = a->next) a->ps->declaring = true;
     nn m = {g, ps, adapter};
     tensor *x = graph_input(g, "x", ps->type, SHAPE(1, 1, 1, c->in_channels)), *t = graph_input(g, "t", DT_F32, SHAPE(1));
     tensor *guidance = c->time_cond_proj_dim ? graph_input(g, "guidance", ps->type, SHAPE(1, c->time_cond_proj_dim)) : NULL;
@@ -151,7 +151,7 @@ status unet_declare(params *ps, const unet_config *c, const adapter_set *adapter
     unet_denoise(&m, c, x, t, &text, guidance);
     status st = graph_status(g);
     ps->declaring = false;
-    if (adapter) adapter->ps->declaring = false;
+    for (const adapter_set *a = adapter; a; a = a->next) a->ps->declaring = false;
     graph_destroy(g);
     return st;
 }

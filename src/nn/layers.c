@@ -1,5 +1,5 @@
 /* layers.c: linear, convolution and norms by name, with their adapters.
- * Bias and residual ride in the matmul's epilogue unless an adapter must add before the bias.
+ * How a layer and its adapters become ops: adapter/adapter.c.
  * SPDX-License-Identifier: MIT */
 #include "nn/nn.h"
 #include <stdarg.h>
@@ -25,40 +25,20 @@ static tensor *param_of(nn *m, const char *name, const char *suffix, shape s, bo
     return params_tensor(m->ps, m->g, full, at);
 }
 
-/* The site of m's adapter on this layer; false when it carries none. */
-static bool site_of(nn *m, const char *name, shape w, const char *at, adapter_site *s) {
-    const adapter_set *a = m->adapter;
-    if (!adapter_targets(a, name)) return false;
-    *s = (adapter_site){a->info, a->ps, name, w, a->rank, a->alpha, at};
-    if (!a->ps->declaring) return true;
-    status st = a->info->declare(s);
-    if (st != OK) graph_fail(m->g, at, st, "%s", error_message());
-    return true;
-}
-
 tensor *nn_linear_(nn *m, const char *name, tensor *x, int64_t out, bool bias, tensor *residual, const char *at) {
-    adapter_site site;
     shape ws = SHAPE(out, x->s.d[x->s.n - 1]);
     tensor *w = param_of(m, name, "weight", ws, false, at);
     tensor *b = bias ? param_of(m, name, "bias", SHAPE(out), true, at) : NULL;
-    matmul_attrs plain = {.trans_b = 1, .out = DT_COUNT};
-    if (!site_of(m, name, ws, at, &site)) return op_matmul_(m->g, x, w, b, residual, plain, at);
-    tensor *y = op_matmul_(m->g, x, w, NULL, residual, plain, at);
-    y = site.info->output(m->g, &site, x, y);
-    return b ? op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at) : y;
+    return adapter_layer(m->g, m->adapter, &(adapter_call){name, at, x, w, b, residual, ws, NULL});
 }
 
 tensor *nn_conv2d_(nn *m, const char *name, tensor *x, int64_t out, int k, int stride, int pad, bool bias, tensor *residual, const char *at) {
-    adapter_site site;
     shape ws = SHAPE(out, x->s.d[x->s.n - 1], k, k);
     tensor *w = param_of(m, name, "weight", ws, false, at);
     tensor *b = bias ? param_of(m, name, "bias", SHAPE(out), true, at) : NULL;
     uint32_t begin = pad == NN_PAD_END ? 0 : (uint32_t)pad, end = pad == NN_PAD_END ? 1 : (uint32_t)pad;
-    conv2d_attrs plain = {.stride = (uint32_t)stride, .pad_t = begin, .pad_l = begin, .pad_b = end, .pad_r = end, .act = ACT_NONE};
-    if (!site_of(m, name, ws, at, &site)) return op_conv2d_(m->g, x, w, b, residual, plain, at);
-    tensor *y = op_conv2d_(m->g, x, w, NULL, residual, plain, at);
-    y = site.info->output(m->g, &site, x, y);
-    return b ? op_binary_(m->g, y, op_cast_(m->g, b, y->dtype, at), B_ADD, at) : y;
+    conv2d_attrs conv = {.stride = (uint32_t)stride, .pad_t = begin, .pad_l = begin, .pad_b = end, .pad_r = end, .act = ACT_NONE};
+    return adapter_layer(m->g, m->adapter, &(adapter_call){name, at, x, w, b, residual, ws, &conv});
 }
 
 tensor *nn_group_norm_(nn *m, const char *name, tensor *x, int groups, float eps, bool silu, const char *at) {

@@ -8,7 +8,7 @@
 
 typedef struct nn {
     graph *g; params *ps;
-    const adapter_set *adapter;            /* NULL = none */
+    const adapter_set *adapter;            /* the first of those on this model; NULL = none */
 } nn;
 
 /* A name in the graph's arena, printf style; never NULL. */

@@ -2,8 +2,8 @@
 
 Run:  python3.11 -m venv v && v/bin/pip install transformers==5.24.0 tokenizers==0.23.3 safetensors==0.8.0 numpy==2.4.6
       v/bin/python tests/golden/make_tokens.py
-Python 3.11 has Unicode 14, so no character is newer than utf8proc's tables. Every run gives the same file. Lists of texts are one blob of UTF-8 and the ends
-of the texts in it; lists of ids likewise.
+Python 3.11 has Unicode 14, so no character is newer than utf8proc's tables. Every run gives the same file. Lists of texts
+are one blob of UTF-8 and the ends of the texts in it; lists of ids likewise.
 
     text, text_end, id, id_end       texts and CLIPTokenizer's ids
     learn, learn_end, learn_count    texts to learn a vocabulary of SIZE ids from
@@ -16,8 +16,7 @@ of the texts in it; lists of ids likewise.
 The prompts' rules are a transcription of what A1111's stable-diffusion-webui documents and does.
 SPDX-License-Identifier: MIT
 """
-import gzip, json, os, random, re, tempfile, unicodedata
-import logging
+import gzip, json, logging, os, random, re, tempfile, unicodedata
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -187,6 +186,7 @@ def main():
     r = random.Random(7)
     texts = make_texts(r)
     prompts = ["", "BREAK", "a BREAK b", "(a BREAK b:1.2)", "BREAK BREAK", "(unbalanced", "a) b]", "[[x", "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky)))."]
+    prompts += ["tree " * n + ", " + "sky " * 40 for n in (53, 54, 55, 56, 73, 74, 75)]  # commas near the end of a chunk
     prompts += [make_prompt(r) for _ in range(240)]
     samples = [(t, 1 + (i * 7) % 5) for i, t in enumerate(LEARN)]
     with tempfile.TemporaryDirectory() as folder:

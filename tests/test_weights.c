@@ -1,7 +1,7 @@
 /* test_weights.c: sets of weights from safetensors, shards and GGUF; every type against the gguf
  * package and against the slow conversions of base; damaged and foreign files; the fault ring.
- * usage: test_weights GOLDEN_FOLDER [megabytes]     megabytes: print how fast a tensor of that size
- * is read SPDX-License-Identifier: MIT */
+ * usage: test_weights GOLDEN_FOLDER
+ * SPDX-License-Identifier: MIT */
 #include "test.h"
 #include "file/file.h"
 #include "file/weights.h"
@@ -567,36 +567,10 @@ static void test_faults(void) {
     REQUIRE(n > 60);
 }
 
-/* ---- how fast ---- */
-static void measure(double megabytes) {
-    static const char *const from[] = {"F16", "BF16", "F32", "Q8_0", "Q4_0"};
-    int64_t n = (int64_t)(megabytes * 1e6 / 2) / 32 * 32;
-    uint8_t *in = mem_zalloc((size_t)n * 4), *out = mem_zalloc((size_t)n * 4);
-    REQUIRE(in && out);
-    for (int64_t i = 0; i < n * 4; i++)
-        in[i] = (uint8_t)(i * 37 % 61); /* normal numbers in every type */
-    for (size_t i = 0; i < ARRAY_LEN(from); i++)
-        for (dtype to = DT_F32; to <= DT_BF16; to++) {
-            weight w = {
-                .name = "w", .type = from[i], .n_dims = 1, .dim = {n}, .count = n, .data = in};
-            double best = 1e9;
-            for (int round = 0; round < 50; round++) {
-                double start = os_seconds();
-                REQUIRE_OK(weight_read(&w, 0, n, to, out, NULL));
-                best = MIN(best, os_seconds() - start);
-            }
-            printf("%-4s -> %-4s %6.2f G elements/s\n", from[i], dtype_name(to),
-                   (double)n / best * 1e-9);
-        }
-    mem_free(out);
-    mem_free(in);
-}
-
 int main(int argc, char **argv) {
-    if (argc < 2) return printf("usage: test_weights GOLDEN_FOLDER [megabytes]\n"), 2;
+    if (argc != 2) return printf("usage: test_weights GOLDEN_FOLDER\n"), 2;
     golden = argv[1];
     REQUIRE_OK(os_mkdir_p(FOLDER));
-    if (argc > 2) return measure(atof(argv[2])), 0;
     test_halves();
     test_finite();
     test_gguf();

@@ -35,7 +35,7 @@ def tokenizer():
     os.makedirs(f"{here}/vocabulary", exist_ok=True)
     json.dump({w: i for i, w in enumerate(words)}, open(f"{here}/vocabulary/vocab.json", "w"), ensure_ascii=False)
     open(f"{here}/vocabulary/merges.txt", "w").write("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
-    t = CLIPTokenizer(f"{here}/vocabulary/vocab.json", f"{here}/vocabulary/merges.txt") if False else CLIPTokenizer.from_pretrained(f"{here}/vocabulary")
+    t = CLIPTokenizer.from_pretrained(f"{here}/vocabulary")
     t.model_max_length = 77
     return t, len(words)
 
@@ -45,15 +45,17 @@ tok, vocab = tokenizer()
 
 def parts(in_channels=4, linear=False):
     torch.manual_seed(5 if linear else in_channels)
-    unet = d.UNet2DConditionModel(sample_size=8, in_channels=in_channels, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=24,
-                                  attention_head_dim=[2, 4] if linear else 2, use_linear_projection=linear,
+    unet = d.UNet2DConditionModel(sample_size=8, in_channels=in_channels, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=24,
+                                  attention_head_dim=[2, 2] if linear else 2, use_linear_projection=linear,
                                   down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"))
     vae = d.AutoencoderKL(block_out_channels=(4, 8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64,
                           down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
     text = CLIPTextModel(CLIPTextConfig(vocab_size=vocab, hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=77,
                                         hidden_act="gelu" if linear else "quick_gelu", bos_token_id=vocab - 2, eos_token_id=vocab - 1, pad_token_id=0 if linear else vocab - 1))
+    for m in (unet, vae, text):
+        m.half().float()  # the values that the files hold
     with torch.no_grad():
-        unet.conv_out.weight.mul_(3)  # so that the prediction matters
+        unet.conv_out.weight.mul_(4)  # so that the prediction matters
     return dict(unet=unet.eval(), vae=vae.eval(), text_encoder=text.eval(), tokenizer=tok, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
@@ -63,9 +65,11 @@ sd2 = d.StableDiffusionPipeline(**parts(linear=True), scheduler=d.DDIMScheduler(
                                                                                rescale_betas_zero_snr=True, timestep_spacing="trailing"))
 inpaint = d.StableDiffusionInpaintPipeline(**parts(9), scheduler=d.DDIMScheduler(**base, clip_sample=False, set_alpha_to_one=False, steps_offset=1))
 for name, pipe in dict(sd1=sd1, sd2=sd2, inpaint=inpaint).items():
+    for m in (pipe.unet, pipe.vae, pipe.text_encoder):
+        m.half()
     pipe.save_pretrained(f"{here}/{name}")
-    for p in os.listdir(f"{here}/{name}/tokenizer"):  # one vocabulary, kept once
-        pass
+    for m in (pipe.unet, pipe.vae, pipe.text_encoder):
+        m.float()
 
 rng = np.random.default_rng(3)
 y, x = np.mgrid[0:64, 0:48] / 64.0
@@ -84,7 +88,7 @@ def run(name, pipe, seeds=(7,), **kw):
     latent = pipe(prompt=[PROMPT] * len(seeds), generator=one(), output_type="latent", **kw).images
     image = pipe(prompt=[PROMPT] * len(seeds), generator=one(), output_type="np", **kw).images
     out[name + ".latent"] = latent.permute(0, 2, 3, 1).float().contiguous()
-    out[name + ".image"] = torch.from_numpy((image * 255).round().astype(np.uint8))
+    out[name + ".image"] = torch.from_numpy((image * 255).round().astype(np.uint8)).contiguous()
 
 
 def with_scheduler(pipe, cls, **kw):
@@ -102,7 +106,6 @@ run("sd2.rescale", sd2, guidance_rescale=0.7)
 run("sd1.batch", sd1, seeds=(7, 8))
 run("sd1.eta", sd1, eta=0.5)
 run("sd1.unguided", sd1, guidance_scale=1.0)
-run("sd1.skip", sd1, clip_skip=1)  # diffusers' 1 is A1111's 2
 rest = {k: v for k, v in sd1.components.items() if k != "image_encoder"}
 images = dict(image=Image.fromarray(picture))
 init = d.StableDiffusionImg2ImgPipeline(**rest, requires_safety_checker=False)
@@ -114,7 +117,7 @@ def run_image(name, pipe, **kw):
     g = lambda: torch.Generator("cpu").manual_seed(7)
     out[name + ".latent"] = pipe(prompt=PROMPT, generator=g(), output_type="latent", **kw).images.permute(0, 2, 3, 1).float().contiguous()
     image = pipe(prompt=PROMPT, generator=g(), output_type="np", **kw).images
-    out[name + ".image"] = torch.from_numpy((image * 255).round().astype(np.uint8))
+    out[name + ".image"] = torch.from_numpy((image * 255).round().astype(np.uint8)).contiguous()
 
 
 run_image("sd1.img2img", init, strength=0.6, **images)

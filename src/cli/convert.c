@@ -54,8 +54,8 @@ out:
 static status convert(const job *j) {
     status st = OK;
     checkpoint *c = NULL;
-    layout l;
-    dtype type;
+    layout l = LAYOUT_COUNT;
+    dtype type = DT_COUNT;
     char text[512];
     TRY(pick_layout(j->out, &l));
     if (os_file_exists(j->out) && !j->overwrite) TRY(fail(E_USAGE, "%s exists already: give another name or --overwrite", j->out));

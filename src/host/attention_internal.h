@@ -33,6 +33,9 @@ typedef struct attention_path {
     void (*forward)(const attention_job *j, char *lane, int head, int64_t query_block);
     void (*backward)(const attention_job *j, char *lane, int head, int64_t block0, int64_t block1,
                      int chunk);
+    /* bf16 only: attention_tiles.h */
+    void (*matmul)(int mt, int nt, int depth, const uint16_t *a, int64_t lda, const uint16_t *b,
+                   int64_t b_n, int64_t b_k, float *c, int64_t ldc, bool add);
     void (*begin)(void); /* a thread starts a run of the above; NULL = nothing to do */
     void (*end)(void);
 } attention_path;
@@ -53,7 +56,7 @@ struct attention_job {
 };
 
 extern const attention_path attention_base_path, attention_avx2_path, attention_avx512_path,
-    attention_amx_path;
+    attention_bf16_path, attention_amx_path;
 /* True if the CPU has AMX-BF16 and the OS lets this process use the tile registers. */
 bool attention_amx_ready(void);
 

@@ -44,7 +44,7 @@ HOST_KERNEL(mean_pixels,
                 for (int64_t i = 0; i < m; i++) sum[i] += v[i];
             }
         for (int64_t i = 0; i < m; i++) sum[i] *= scale;
-        lanes_save(y, t, to + k, m, sum);
+        lanes_save(isa, y, t, to + k, m, sum);
     }
 }
 

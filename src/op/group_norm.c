@@ -133,7 +133,7 @@ STATS(stats_bf16, uint16_t, lane_from_bf16)
                 float z = (v[i] - mean[i]) * a[i] + b[i];                                          \
                 w[i] = silu ? z * vsigmoid(z) : z;                                                 \
             }                                                                                      \
-            if (t != DT_F32) lanes_save(y, t, at, cn, out);                                        \
+            if (t != DT_F32) lanes_save(isa, y, t, at, cn, out);                                        \
         }                                                                                          \
     }
 APPLY(apply_rows, false)

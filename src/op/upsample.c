@@ -154,7 +154,7 @@ HOST_KERNEL(sum_pixels,
                 lanes_load(dy, t, at + y * row_stride + x * c + k, m, v);
                 for (int64_t i = 0; i < m; i++) sum[i] += v[i];
             }
-        lanes_save(dx, t, to + k, m, sum);
+        lanes_save(isa, dx, t, to + k, m, sum);
     }
 }
 

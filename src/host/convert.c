@@ -1,41 +1,24 @@
 /* convert.c: element types into each other, at memory speed. Rounding is to nearest even; NaN stays
  * NaN. Half floats are converted by integer arithmetic, so every machine gives the same bits.
  * SPDX-License-Identifier: MIT */
-#include "host/host.h"
+#include "host/lanes.h"
 
 #include <assert.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-static inline uint32_t bits_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-static inline float float_of(uint32_t u) {
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
 HOST_KERNEL(f16_f32, (const uint16_t *x, float *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t h = x[i], u = (h & 0x7fffu) << 13;
-        /* Moves the exponent bias from 15 to 127; exact, subnormals included. */
-        uint32_t v = bits_of(float_of(u) * 0x1p112f);
-        v = u >= 0x0f800000u ? u | 0x7f800000u : v; /* infinity and NaN */
-        y[i] = float_of(v | (h & 0x8000u) << 16);
-    }
+    for (int64_t i = 0; i < n; i++) y[i] = lane_from_f16(x[i]);
 }
 
 HOST_KERNEL(f32_f16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
     for (int64_t i = 0; i < n; i++) {
-        uint32_t u = bits_of(x[i]), mag = u & 0x7fffffffu;
+        uint32_t u = lane_word(x[i]), mag = u & 0x7fffffffu;
         /* At least 2^-14: bias 127 -> 15, 13 bits rounded off; a carry moves into the exponent. */
         uint32_t normal = (mag - (112u << 23) + 0xfffu + (mag >> 13 & 1u)) >> 13;
         /* Below: the unit in the last place of 0.5 is 2^-24, the f16 subnormal unit. */
-        uint32_t small = bits_of(float_of(mag) + 0.5f) - 0x3f000000u;
+        uint32_t small = lane_word(lane_bits(mag) + 0.5f) - 0x3f000000u;
         uint32_t r = mag < 0x38800000u ? small : normal;
         r = mag >= 0x477ff000u ? 0x7c00u : r;
         r = mag > 0x7f800000u ? 0x7e00u | (mag >> 13 & 0x3ffu) : r;
@@ -44,12 +27,12 @@ HOST_KERNEL(f32_f16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
 }
 
 HOST_KERNEL(bf16_f32, (const uint16_t *x, float *y, int64_t n), (x, y, n)) {
-    for (int64_t i = 0; i < n; i++) y[i] = float_of((uint32_t)x[i] << 16);
+    for (int64_t i = 0; i < n; i++) y[i] = lane_from_bf16(x[i]);
 }
 
 HOST_KERNEL(f32_bf16, (const float *x, uint16_t *y, int64_t n), (x, y, n)) {
     for (int64_t i = 0; i < n; i++) {
-        uint32_t u = bits_of(x[i]);
+        uint32_t u = lane_word(x[i]);
         uint32_t r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
         r = (u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u : r;
         y[i] = (uint16_t)r;

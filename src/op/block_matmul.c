@@ -4,7 +4,7 @@
  *   trans_r; sums in f32
  *   errors  E_SHAPE      source  Qiu et al. 2023 (OFT) §3
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 typedef struct block_attrs {

@@ -3,7 +3,7 @@
  *             without accumulate
  *   errors  E_SHAPE if the element counts differ, E_UNSUPPORTED for other types
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 typedef struct store_attrs {

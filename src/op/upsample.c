@@ -4,7 +4,7 @@
  * upsample_bwd: dx of a source pixel is the sum over the pixels that read it, in f32, in order.
  *   errors  E_SHAPE unless x has 4 dims      source  torch.nn.functional.interpolate, mode nearest
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 /* The output's size; for the gradient, x's. */

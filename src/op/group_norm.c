@@ -87,7 +87,7 @@ static status encode(gpu_cmd *c, const node *n) {
 
 /* ---- CPU ---- */
 
-/* (mean, squared deviations) over rows of cn <= LANES channels; two rows at a time, the sums are in
+/* (mean, squared deviations) over rows of cn <= LANES channels; four rows at a time, the sums are in
  * memory. */
 #define STATS(name, type, get)                                                                     \
     HOST_KERNEL(name,                                                                              \
@@ -95,15 +95,23 @@ static status encode(gpu_cmd *c, const node *n) {
                  float *restrict dev),                                                             \
                 (x, rows, c, cn, mean, dev)) {                                                     \
         float first[LANES], s[LANES], q[LANES];                                                    \
+        int64_t r = 0;                                                                             \
         for (int64_t i = 0; i < cn; i++) first[i] = get(x[i]), s[i] = q[i] = 0;                    \
-        for (int64_t r = rows & 1; r < rows; r += 2) {                                             \
-            const type *restrict u = x + r * c, *restrict v = u + c;                               \
+        for (; r + 4 <= rows; r += 4) {                                                            \
+            const type *restrict u = x + r * c;                                                    \
             for (int64_t i = 0; i < cn; i++) {                                                     \
-                float d = get(u[i]) - first[i], e = get(v[i]) - first[i];                          \
-                s[i] += d + e;                                                                     \
-                q[i] += d * d + e * e;                                                             \
+                float d0 = get(u[i]) - first[i], d1 = get(u[c + i]) - first[i];                    \
+                float d2 = get(u[2 * c + i]) - first[i], d3 = get(u[3 * c + i]) - first[i];        \
+                s[i] += (d0 + d1) + (d2 + d3);                                                     \
+                q[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);                                 \
             }                                                                                      \
         }                                                                                          \
+        for (; r < rows; r++)                                                                      \
+            for (int64_t i = 0; i < cn; i++) {                                                     \
+                float d = get(x[r * c + i]) - first[i];                                            \
+                s[i] += d;                                                                         \
+                q[i] += d * d;                                                                     \
+            }                                                                                      \
         float inv = 1.0f / (float)rows;                                                            \
         for (int64_t i = 0; i < cn; i++) {                                                         \
             float d = q[i] - s[i] * s[i] * inv;                                                    \

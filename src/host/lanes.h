@@ -1,12 +1,14 @@
 /* lanes.h: blocks of elements for loops inside HOST_KERNEL. Kernels that take any float type
- * convert blocks of LANES elements to float on the stack, compute, convert back. Reading is branch-free and inlined, so that the compiler vectorises it at every
- * instruction-set level; saving is a call, which takes the CPU's own instruction where there is one.
+ * convert blocks of LANES elements to float on the stack, compute, convert back. Reading is
+ * branch-free and inlined, so that the compiler vectorises it at every instruction-set level; saving
+ * is a call, which takes the CPU's own instruction where there is one.
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "base/lane.h"
 #include "host/host.h"
 
 #define LANES 512 /* floats: 2 KB, a few such blocks stay in the first-level cache */
+
 /* dst[0..n) = src[at..at+n) as float. */
 LANE_INLINE void lanes_load(const void *src, dtype t, int64_t at, int64_t n, float *restrict dst) {
     const uint16_t *h = (const uint16_t *)src + at;

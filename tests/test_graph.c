@@ -139,6 +139,27 @@ static void test_refuses_when_short(void) {
     REQUIRE(strstr(error_message(), "zeros") || strstr(error_message(), "MB"));
 }
 
+/* A limit refuses before anything runs, and says what is too large, how large, and what to do. */
+static void test_memory_limit(const char *name) {
+    device *small = NULL;
+    REQUIRE_OK(device_open(&op_all, &(device_params){.name = name, .memory_limit_bytes = 3 << 20}, &small));
+    graph *g = graph_create(small);
+    tensor *y = op_fill(g, DT_F32, SHAPE(4096, 320), 1);
+    y = op_silu(g, op_add(g, y, graph_input(g, "x", DT_F32, SHAPE(320))));
+    graph_output(g, op_sum(g, y, DIMS_ALL), "y");
+    plan *p = NULL;
+    status st = graph_compile(g, NULL, &p);
+    REQUIRE(st == E_HOST_MEMORY || st == E_GPU_MEMORY);
+    const char *m = error_message();
+    REQUIRE(strstr(m, "[4096, 320]") && strstr(m, "test_graph.c:") && strstr(m, "10.5 MB") && strstr(m, "use a smaller"));
+    array *a = NULL;
+    st = array_create(small, REGION_STATE, DT_F32, SHAPE(4096, 320), "wide", &a);
+    REQUIRE(st == E_HOST_MEMORY || st == E_GPU_MEMORY);
+    m = error_message();
+    REQUIRE(strstr(m, "wide [4096, 320]") && strstr(m, "5.2 MB") && strstr(m, "3.1 MB are free"));
+    device_close(small);
+}
+
 static bool cancel_now(void *ctx) { return ++*(int *)ctx > 0; }
 
 static void test_cancel(void) {
@@ -248,6 +269,7 @@ int main(int argc, char **argv) {
     test_sticky();
     test_checkpointing();
     test_refuses_when_short();
+    test_memory_limit(name);
     test_cancel();
     test_arrays();
     test_cache();

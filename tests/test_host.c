@@ -353,7 +353,7 @@ static int suite(const char *cap, int count) {
     int64_t live = mem_live();
     REQUIRE_OK(host_open(0, &h));
     const host_caps *c = host_get_caps(h);
-    static const char *const names[] = {"base", "avx2", "avx512", "amx"};
+    static const char *const names[] = {"base", "avx2", "avx512", "avx512_bf16", "amx"};
     printf("%s: %s, oneDNN %s, %d threads, isa %s%s\n", cap, c->name, c->onednn, c->threads,
            names[c->isa], c->fast_bf16 ? ", bf16" : "");
     if (!strcmp(cap, "AVX2")) REQUIRE(c->isa <= ISA_AVX2 && !c->fast_bf16);

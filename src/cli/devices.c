@@ -6,7 +6,7 @@
 
 static const char *const kind_names[GPU_KIND_COUNT] = {
     [GPU_DISCRETE] = "discrete", [GPU_INTEGRATED] = "integrated", [GPU_VIRTUAL] = "virtual", [GPU_SOFTWARE] = "software", [GPU_OTHER] = "other"};
-static const char *const isa_names[ISA_COUNT] = {[ISA_BASE] = "baseline", [ISA_AVX2] = "AVX2", [ISA_AVX512] = "AVX-512", [ISA_AMX] = "AVX-512 + AMX"};
+static const char *const isa_names[ISA_COUNT] = {[ISA_BASE] = "baseline", [ISA_AVX2] = "AVX2", [ISA_AVX512] = "AVX-512", [ISA_AVX512_BF16] = "AVX-512 + BF16", [ISA_AMX] = "AVX-512 + AMX"};
 
 static const char *yes(bool b) { return b ? "yes" : "no"; }
 

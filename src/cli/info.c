@@ -1,6 +1,5 @@
-/* info.c: imago info: what a file is: a model, an adapter, a picture. All that is found becomes one JSON tree, which is
- * printed as such or as indented lines.
- * SPDX-License-Identifier: MIT */
+/* info.c: imago info: what a file is: a model, an adapter, a picture. All that is found becomes one
+ * JSON tree, which is printed as such or as indented lines. SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
 #include "family/checkpoint.h"
 #include "file/image.h"
@@ -13,17 +12,26 @@ static bool ends_with(const char *s, const char *tail) {
 }
 
 /* ---- printing ---- */
+/* Texts from files must not steer the terminal. */
+static void print_text(const char *s) {
+    for (; *s; s++) putchar((unsigned char)*s < 0x20 && *s != '\n' ? '?' : *s);
+}
+
 static void print_value(const cJSON *v) {
     char *text = cJSON_IsString(v) ? NULL : cJSON_PrintUnformatted(v);
-    printf("%s\n", text ? text : cJSON_IsString(v) ? v->valuestring : "?");
+    print_text(text ? text : cJSON_IsString(v) ? v->valuestring : "?");
+    putchar('\n');
     cJSON_free(text);
 }
 
 static void print_tree(const cJSON *o, int indent) {
     const cJSON *e;
     cJSON_ArrayForEach(e, o) {
-        printf("%*s%s: ", indent, "", e->string);
-        if (!cJSON_IsObject(e)) print_value(e);
+        printf("%*s", indent, "");
+        print_text(e->string);
+        printf(": ");
+        if (!cJSON_IsObject(e))
+            print_value(e);
         else {
             printf("\n");
             print_tree(e, indent + 2);
@@ -36,8 +44,10 @@ static void count_types(cJSON *o, const part_tensor *t, int64_t n) {
     cJSON *types = cJSON_AddObjectToObject(o, "types");
     for (int64_t i = 0; i < n; i++) {
         cJSON *have = cJSON_GetObjectItemCaseSensitive(types, t[i].w->type);
-        if (have) cJSON_SetNumberValue(have, have->valuedouble + 1);
-        else cJSON_AddNumberToObject(types, t[i].w->type, 1);
+        if (have)
+            cJSON_SetNumberValue(have, have->valuedouble + 1);
+        else
+            cJSON_AddNumberToObject(types, t[i].w->type, 1);
     }
 }
 
@@ -72,7 +82,8 @@ static status describe_model(const char *path, const checkpoint_options *options
     cJSON_AddStringToObject(o, "family", c->family);
     cJSON_AddStringToObject(o, "layout", layout_name(c->layout));
     cJSON_AddBoolToObject(o, "inpainting", c->inpainting);
-    cJSON_AddStringToObject(o, "prediction", c->prediction_known ? kinds[c->schedule.prediction_type] : "unknown");
+    cJSON_AddStringToObject(o, "prediction",
+                            c->prediction_known ? kinds[c->schedule.prediction_type] : "unknown");
     if (c->prediction_known) cJSON_AddStringToObject(o, "prediction_from", c->prediction_source);
     if (c->sample_size) cJSON_AddNumberToObject(o, "side_px", c->sample_size * vae_factor(&c->vae));
     cJSON_AddStringToObject(o, "tokenizer", c->tokenizer_dir[0] ? c->tokenizer_dir : "bundled");
@@ -81,8 +92,10 @@ static status describe_model(const char *path, const checkpoint_options *options
     const char *text = checkpoint_config(c, PART_COUNT, &a);
     if (!text) TRY(fail(E_HOST_MEMORY, "no memory to describe %s", path));
     TRY(json_parse(text, strlen(text), "schedule", &schedule));
-    if (c->has_schedule) cJSON_AddItemToObject(o, "schedule", schedule);
-    else json_free(schedule);
+    if (c->has_schedule)
+        cJSON_AddItemToObject(o, "schedule", schedule);
+    else
+        json_free(schedule);
 out:
     arena_fini(&a);
     checkpoint_close(c);
@@ -90,21 +103,34 @@ out:
 }
 
 /* ---- an adapter ---- */
-/* Tensors that only one kind of adapter has, one per adapted layer; rank: which of its dimensions is the rank, -1 none. */
-static const struct adapter_kind { const char *suffix, *kind, *layout; int rank; } kinds[] = {
-    {".lora_down.weight", "LoRA", "kohya", 0},     {".lora.down.weight", "LoRA", "diffusers", 0}, {".lora_A.weight", "LoRA", "PEFT", 0},
-    {":down", "LoRA", "cloneofsimo", 0},           {".hada_w1_b", "LoHa", "LyCORIS", 0},          {".hada_w1_a", "LoHa", "PEFT", 1},
-    {".lokr_w1", "LoKr", "LyCORIS", -1},           {".lokr_w1_b", "LoKr", "LyCORIS", 0},          {".oft_R.weight", "OFT", "PEFT", -1},
-    {".oft_blocks", "OFT", "LyCORIS", -1},         {".oft_r", "OFT", "PEFT before 0.16", -1},     {".boft_R", "BOFT", "PEFT", -1},
-    {".ia3_l", "IA3", "PEFT", -1}};
+/* Tensors that only one kind of adapter has, one per adapted layer; rank: which of its dimensions
+ * is the rank, -1 none. */
+static const struct adapter_kind {
+    const char *suffix, *kind, *layout;
+    int rank;
+} kinds[] = {{".lora_down.weight", "LoRA", "kohya", 0},
+             {".lora.down.weight", "LoRA", "diffusers", 0},
+             {".lora_A.weight", "LoRA", "PEFT", 0},
+             {":down", "LoRA", "cloneofsimo", 0},
+             {".hada_w1_a", "LoHa", "LyCORIS or PEFT", 1},
+             {".lokr_w1", "LoKr", "LyCORIS or PEFT", -1},
+             {".lokr_w1_a", "LoKr", "LyCORIS or PEFT", 1},
+             {".oft_R.weight", "OFT", "PEFT", -1},
+             {".oft_blocks", "OFT", "LyCORIS", -1},
+             {".oft_r", "OFT", "PEFT before 0.16", -1},
+             {".boft_R", "BOFT", "PEFT", -1},
+             {".ia3_l", "IA3", "PEFT", -1}};
 
 /* The text's width, by the layers that read it: whose base model the adapter was made for. */
 static const char *guess_base(const weights *w) {
     for (int64_t i = 0; i < weights_count(w); i++) {
         const weight *t = weights_at(w, i);
-        bool reads_text = strstr(t->name, "attn2_to_k") || strstr(t->name, "attn2.to_k") || strstr(t->name, "text_encoder:") || strstr(t->name, "lora_te_") ||
+        bool reads_text = strstr(t->name, "attn2_to_k") || strstr(t->name, "attn2.to_k") ||
+                          strstr(t->name, "text_encoder:") || strstr(t->name, "lora_te_") ||
                           strncmp(t->name, "text_encoder.", 13) == 0;
-        bool down = ends_with(t->name, ".lora_down.weight") || ends_with(t->name, ".lora.down.weight") || ends_with(t->name, ".lora_A.weight") || ends_with(t->name, ":down");
+        bool down = ends_with(t->name, ".lora_down.weight") ||
+                    ends_with(t->name, ".lora.down.weight") ||
+                    ends_with(t->name, ".lora_A.weight") || ends_with(t->name, ":down");
         if (!reads_text || !down || t->n_dims < 2) continue;
         if (t->dim[1] == 2048) return "Stable Diffusion XL";
         if (t->dim[1] == 1024) return "Stable Diffusion 2.x";
@@ -119,7 +145,8 @@ static bool describe_adapter(const weights *w, cJSON *o) {
     bool dora = false;
     for (int64_t i = 0; i < weights_count(w); i++) {
         const weight *t = weights_at(w, i);
-        dora = dora || ends_with(t->name, ".dora_scale") || strstr(t->name, ".lora_magnitude_vector");
+        dora =
+            dora || ends_with(t->name, ".dora_scale") || strstr(t->name, ".lora_magnitude_vector");
         for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
             if (!ends_with(t->name, kinds[k].suffix) || (kind && kind != &kinds[k])) continue;
             kind = &kinds[k];
@@ -129,11 +156,13 @@ static bool describe_adapter(const weights *w, cJSON *o) {
     }
     if (!kind) return false;
     cJSON_AddStringToObject(o, "kind", "adapter");
-    cJSON_AddStringToObject(o, "adapter", dora && strcmp(kind->kind, "LoRA") == 0 ? "DoRA" : kind->kind);
+    cJSON_AddStringToObject(o, "adapter",
+                            dora && strcmp(kind->kind, "LoRA") == 0 ? "DoRA" : kind->kind);
     cJSON_AddStringToObject(o, "layout", kind->layout);
     cJSON_AddNumberToObject(o, "layers", (double)layers);
     if (rank) cJSON_AddNumberToObject(o, "rank", (double)rank);
-    const char *said = weights_note(w, "modelspec.architecture"), *base = said ? said : weights_note(w, "ss_base_model_version");
+    const char *said = weights_note(w, "modelspec.architecture"),
+               *base = said ? said : weights_note(w, "ss_base_model_version");
     if (!base) base = guess_base(w);
     if (base) cJSON_AddStringToObject(o, "base", base);
     return true;
@@ -197,17 +226,23 @@ static status describe(const char *path, const checkpoint_options *options, cJSO
     cJSON_AddNumberToObject(o, "file_bytes", (double)m.bytes);
     uint8_t head[12] = {0};
     memcpy(head, m.data ? m.data : head, MIN(m.bytes, sizeof head));
-    bool png = memcmp(head, "\x89PNG\r\n\x1a\n", 8) == 0, jpeg = memcmp(head, "\xff\xd8\xff", 3) == 0;
-    bool webp = memcmp(head, "RIFF", 4) == 0 && memcmp(head + 8, "WEBP", 4) == 0, gguf = memcmp(head, "GGUF", 4) == 0;
+    bool png = memcmp(head, "\x89PNG\r\n\x1a\n", 8) == 0,
+         jpeg = memcmp(head, "\xff\xd8\xff", 3) == 0;
+    bool webp = memcmp(head, "RIFF", 4) == 0 && memcmp(head + 8, "WEBP", 4) == 0,
+         gguf = memcmp(head, "GGUF", 4) == 0;
     uint64_t header = 0;
     memcpy(&header, head, sizeof header);
     bool safetensors = m.bytes > 9 && head[8] == '{' && header <= m.bytes - 8;
-    bool pickle = head[0] == 0x80 || memcmp(head, "PK\3\4", 4) == 0; /* weights_open says what to do with those */
+    bool pickle = head[0] == 0x80 ||
+                  memcmp(head, "PK\3\4", 4) == 0; /* weights_open says what to do with those */
     bool index = ends_with(path, ".index.json");
     file_map_close(&m);
     if (png || jpeg || webp) return describe_picture(path, png, o);
     if (gguf || safetensors || pickle || index) return describe_tensors(path, options, o);
-    return fail(E_FORMAT, "%s: neither a model (safetensors, GGUF, diffusers folder) nor a picture (PNG, JPEG, WebP)", path);
+    return fail(
+        E_FORMAT,
+        "%s: neither a model (safetensors, GGUF, diffusers folder) nor a picture (PNG, JPEG, WebP)",
+        path);
 out:
     return st;
 }
@@ -218,18 +253,23 @@ int cmd_info(int argc, char **argv) {
     positionals args = {"FILE|FOLDER", path, 1, 1, 0};
     bool as_json = false, help = false;
     checkpoint_options open = {0};
-    const option options[] = {{"json", OPT_FLAG, &as_json, "machine-readable"},
-                              {"prediction", OPT_STRING, &open.prediction, "epsilon or v_prediction, as for generate"},
-                              {"vae", OPT_STRING, &open.vae, "an autoencoder that replaces the model's, as for generate"}};
+    const option options[] = {
+        {"json", OPT_FLAG, &as_json, "machine-readable"},
+        {"prediction", OPT_STRING, &open.prediction, "epsilon or v_prediction, as for generate"},
+        {"vae", OPT_STRING, &open.vae,
+         "an autoencoder that replaces the model's, as for generate"}};
     status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), &args, &help);
     if (st != OK || help) return st == OK ? 0 : cli_fail(st);
     cJSON *o = cJSON_CreateObject();
     char *text = NULL;
     cJSON_AddStringToObject(o, "path", path[0]);
     st = describe(path[0], &open, o);
-    if (st == OK && as_json && !(text = cJSON_Print(o))) st = fail(E_HOST_MEMORY, "no memory to print what %s is", path[0]);
-    if (st == OK && text) printf("%s\n", text);
-    else if (st == OK) print_tree(o, 0);
+    if (st == OK && as_json && !(text = cJSON_Print(o)))
+        st = fail(E_HOST_MEMORY, "no memory to print what %s is", path[0]);
+    if (st == OK && text)
+        printf("%s\n", text);
+    else if (st == OK)
+        print_tree(o, 0);
     cJSON_free(text);
     cJSON_Delete(o);
     return st == OK ? 0 : cli_fail(st);

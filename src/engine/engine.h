@@ -74,7 +74,7 @@ status denoise_find_prediction(imago *im);
 /* ---- picture.c ---- */
 /* The texts that reproduce pic: A1111's "parameters" line and imago's JSON. p has its defaults filled in. */
 status picture_describe(const imago *im, const imago_generate_params *p, const sampler_info *s, const sampler_params *sp, imago_picture *pic);
-status picture_of(const image *im, imago_picture *out); /* takes over the pixels (3 channels) */
+void   picture_of(image *im, imago_picture *out);       /* takes over the pixels (3 channels) */
 image  picture_image(const imago_picture *p);           /* a view: not to be freed */
 
 #define ENGINE_STATUS(st) ((imago_status)(st))

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include "engine/engine.h"
 #include "op/op.h"
+#include <math.h>
 #include <stdio.h>
 
 typedef struct job {
@@ -61,7 +62,7 @@ static status defaults(job *j) {
     if (!p->sampler) p->sampler = "euler_a";
     if (!p->rng) p->rng = "cpu";
     if (!p->rng_dtype) p->rng_dtype = "f32";
-    j->sp = (sampler_params){.steps = p->steps, .eta = (double)p->eta, .strength = p->init ? (double)p->strength : 1.0, .spacing = -1};
+    j->sp = (sampler_params){.steps = p->steps, .eta = (double)p->eta, .strength = p->init ? round((double)p->strength * 1e6) / 1e6 : 1.0, /* 0.7f means 0.7: steps are counted with it */ .spacing = -1};
     if (!sampler_alias(p->sampler, &j->sampler, &j->sp))
         TRY(fail(E_USAGE, "sampler '%s' is not known; see imago generate --help for the list", p->sampler));
     TRY(parse_schedule(p->schedule, &j->sp));
@@ -148,6 +149,7 @@ static status start_latents(job *j) {
     imago *im = j->im;
     double begun = os_seconds();
     level s = j->plan.start;
+    bool pure = !j->p.init || (j->p.mask && j->p.strength >= 1);
     size_t px = sizeof(float) * (size_t)j->p.width * (size_t)j->p.height * 3;
     float *seen = j->p.init ? mem_alloc(px) : NULL, *hidden = im->ck->inpainting ? mem_alloc(px) : NULL;
     if ((j->p.init && !seen) || (im->ck->inpainting && !hidden)) TRY(fail(E_HOST_MEMORY, "no host memory for a picture"));
@@ -157,9 +159,9 @@ static status start_latents(job *j) {
     if (seen) engine_progress(im, IMAGO_ENCODING, 0, j->p.batch, begun);
     for (int b = 0; b < j->p.batch; b++) {
         float *x = j->x + (size_t)b * j->cells, *start = j->start + (size_t)b * j->cells, *init = j->init + (size_t)b * j->cells;
-        if (seen) TRY(vae_encode_pixels(im, seen, j->p.height, j->p.width, &j->gen[b], init));
+        /* a 9-channel network that starts from noise alone is shown the picture in its extra channels only */
+        if (seen && !(hidden && pure)) TRY(vae_encode_pixels(im, seen, j->p.height, j->p.width, &j->gen[b], init));
         TRY(latent_noise(im, &j->gen[b], j->h, j->w, start));
-        bool pure = !j->p.init || (j->p.mask && j->p.strength >= 1);
         for (size_t i = 0; i < j->cells; i++)
             x[i] = pure ? (float)j->plan.noise_scale * start[i] : (float)s.alpha * init[i] + (float)s.sigma * start[i];
         if (hidden) TRY(encode_masked(j, b, hidden));
@@ -186,7 +188,7 @@ static status show_preview(job *j, plan *p, int step) {
     if (!j->p.preview || !j->p.preview_every || (step + 1) % j->p.preview_every) return OK;
     TRY(plan_read(p, "x0", j->x));
     TRY(vae_decode_picture(j->im, j->x, j->h, j->w, j->p.tile, &im));
-    TRY(picture_of(&im, &pic));
+    picture_of(&im, &pic);
     if (!j->p.preview(j->p.preview_ctx, step, &pic)) TRY(fail(E_CANCELLED, "cancelled"));
 out:
     imago_clear_picture(&pic);
@@ -236,7 +238,7 @@ static status decode(job *j, imago_picture *out) {
         image im = {0};
         engine_progress(j->im, IMAGO_DECODING, b, j->p.batch, begun);
         TRY(vae_decode_picture(j->im, j->x + (size_t)b * j->cells, j->h, j->w, j->p.tile, &im));
-        TRY(picture_of(&im, &out[b]));
+        picture_of(&im, &out[b]);
         out[b].seed = j->p.seed + (uint64_t)b;
         TRY(picture_describe(j->im, &j->p, j->sampler, &j->sp, &out[b]));
     }

@@ -11,15 +11,15 @@ imago_status imago_load_picture(const char *path, imago_picture *out) {
     *out = (imago_picture){0};
     TRY(image_load(path, &im));
     TRY(image_flatten(&im, (const uint8_t[]){255, 255, 255}));
-    TRY(picture_of(&im, out));
+    picture_of(&im, out);
 out:
     image_free(&im);
     return ENGINE_STATUS(st);
 }
 
-status picture_of(const image *im, imago_picture *out) {
+void picture_of(image *im, imago_picture *out) {
     *out = (imago_picture){.width = im->w, .height = im->h, .rgb = im->px};
-    return OK;
+    *im = (image){0};
 }
 
 image picture_image(const imago_picture *p) { return (image){p->width, p->height, 3, p->rgb}; }

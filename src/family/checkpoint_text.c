@@ -6,7 +6,10 @@
 #include <stdlib.h>
 
 /* Text that grows in an arena; NULL once memory was short. */
-typedef struct text { arena *a; const char *s; } text;
+typedef struct text {
+    arena *a;
+    const char *s;
+} text;
 
 static void add(text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void add(text *t, const char *fmt, ...) {
@@ -27,8 +30,12 @@ static const char *end(text *t) {
     return t->s;
 }
 static void add_int(text *t, const char *name, int v) { add(t, ",\n  \"%s\": %d", name, v); }
-static void add_bool(text *t, const char *name, bool v) { add(t, ",\n  \"%s\": %s", name, v ? "true" : "false"); }
-static void add_string(text *t, const char *name, const char *v) { add(t, ",\n  \"%s\": \"%s\"", name, v); }
+static void add_bool(text *t, const char *name, bool v) {
+    add(t, ",\n  \"%s\": %s", name, v ? "true" : "false");
+}
+static void add_string(text *t, const char *name, const char *v) {
+    add(t, ",\n  \"%s\": \"%s\"", name, v);
+}
 
 static void add_ints(text *t, const char *name, const int *v, int n) {
     add(t, ",\n  \"%s\": [", name);
@@ -36,9 +43,11 @@ static void add_ints(text *t, const char *name, const int *v, int n) {
     add(t, "]");
 }
 
-static void add_words(text *t, const char *name, const bool *which, int n, bool reverse, const char *yes, const char *no) {
+static void add_words(text *t, const char *name, const bool *which, int n, bool reverse,
+                      const char *yes, const char *no) {
     add(t, ",\n  \"%s\": [", name);
-    for (int i = 0; i < n; i++) add(t, "%s\"%s\"", i ? ", " : "", which[reverse ? n - 1 - i : i] ? yes : no);
+    for (int i = 0; i < n; i++)
+        add(t, "%s\"%s\"", i ? ", " : "", which[reverse ? n - 1 - i : i] ? yes : no);
     add(t, "]");
 }
 
@@ -62,12 +71,15 @@ static const char *text_unet(arena *a, const unet_config *c, int sample_size, bo
     if (sample_size) add_int(&t, "sample_size", sample_size);
     add_ints(&t, "block_out_channels", c->block_out_channels, c->levels);
     add_int(&t, "layers_per_block", c->layers_per_block);
-    add_words(&t, "down_block_types", c->attention, c->levels, false, "CrossAttnDownBlock2D", "DownBlock2D");
+    add_words(&t, "down_block_types", c->attention, c->levels, false, "CrossAttnDownBlock2D",
+              "DownBlock2D");
     add_string(&t, "mid_block_type", "UNetMidBlock2DCrossAttn");
-    add_words(&t, "up_block_types", c->attention, c->levels, true, "CrossAttnUpBlock2D", "UpBlock2D");
+    add_words(&t, "up_block_types", c->attention, c->levels, true, "CrossAttnUpBlock2D",
+              "UpBlock2D");
     add_ints(&t, "attention_head_dim", c->heads, c->levels);
     int depth[UNET_MAX_LEVELS], deepest = 1;
-    for (int i = 0; i < c->levels; i++) deepest = MAX(deepest, depth[i] = MAX(c->transformer_layers[i], 1));
+    for (int i = 0; i < c->levels; i++)
+        deepest = MAX(deepest, depth[i] = MAX(c->transformer_layers[i], 1));
     if (deepest > 1) add_ints(&t, "transformer_layers_per_block", depth, c->levels);
     add_int(&t, "cross_attention_dim", c->cross_attention_dim);
     add_int(&t, "norm_num_groups", c->norm_num_groups);
@@ -76,8 +88,10 @@ static const char *text_unet(arena *a, const unet_config *c, int sample_size, bo
     add_bool(&t, "use_linear_projection", c->use_linear_projection);
     if (upcast) add_bool(&t, "upcast_attention", true);
     add_bool(&t, "flip_sin_to_cos", c->flip_sin_to_cos);
-    if (c->freq_shift == (float)(int)c->freq_shift) add_int(&t, "freq_shift", (int)c->freq_shift);
-    else add_number(&t, "freq_shift", (double)c->freq_shift, true);
+    if (c->freq_shift == (float)(int)c->freq_shift)
+        add_int(&t, "freq_shift", (int)c->freq_shift);
+    else
+        add_number(&t, "freq_shift", (double)c->freq_shift, true);
     if (c->time_cond_proj_dim) add_int(&t, "time_cond_proj_dim", c->time_cond_proj_dim);
     return end(&t);
 }
@@ -142,7 +156,8 @@ static const char *text_clip(arena *a, const text_config *c) {
 }
 
 static const char *text_schedule(arena *a, const schedule_config *c) {
-    static const char *const betas[BETA_KIND_COUNT] = {"linear", "scaled_linear", "squaredcos_cap_v2"};
+    static const char *const betas[BETA_KIND_COUNT] = {"linear", "scaled_linear",
+                                                       "squaredcos_cap_v2"};
     static const char *const predictions[PREDICTION_COUNT] = {"epsilon", "v_prediction", "sample"};
     static const char *const spacings[SPACING_COUNT] = {"leading", "trailing", "linspace"};
     text t;
@@ -155,17 +170,22 @@ static const char *text_schedule(arena *a, const schedule_config *c) {
     add_bool(&t, "rescale_betas_zero_snr", c->rescale_betas_zero_snr);
     add_bool(&t, "set_alpha_to_one", c->set_alpha_to_one);
     add_bool(&t, "clip_sample", false);
-    add_string(&t, "timestep_spacing", spacings[c->timestep_spacing]);
+    if (c->timestep_spacing != SPACING_DEFAULT)
+        add_string(&t, "timestep_spacing", spacings[c->timestep_spacing]);
     add_int(&t, "steps_offset", c->steps_offset);
     return end(&t);
 }
 
 const char *checkpoint_config(const checkpoint *c, part p, arena *a) {
     switch (p) {
-    case PART_UNET: return text_unet(a, &c->unet, c->sample_size, c->schedule.prediction_type == PREDICTION_V);
-    case PART_VAE: return text_vae(a, &c->vae);
-    case PART_TEXT: return text_clip(a, &c->text);
-    case PART_COUNT: break;
+    case PART_UNET:
+        return text_unet(a, &c->unet, c->sample_size, c->schedule.prediction_type == PREDICTION_V);
+    case PART_VAE:
+        return text_vae(a, &c->vae);
+    case PART_TEXT:
+        return text_clip(a, &c->text);
+    case PART_COUNT:
+        break;
     }
     return text_schedule(a, &c->schedule);
 }

@@ -1,6 +1,6 @@
-/* checkpoint_write.c: a checkpoint as a diffusers folder or as one file in the original layout. Tensors stream from the
- * source to the new file one by one, so no copy of a model is ever in memory.
- * SPDX-License-Identifier: MIT */
+/* checkpoint_write.c: a checkpoint as a diffusers folder or as one file in the original layout.
+ * Tensors stream from the source to the new file one by one, so no copy of a model is ever in
+ * memory. SPDX-License-Identifier: MIT */
 #include "family/checkpoint_parts.h"
 #include "file/file.h"
 #include <stdio.h>
@@ -8,8 +8,17 @@
 #define TOKENIZER_FILE_BYTES ((size_t)64 << 20)
 
 /* One tensor to be written: of one parameter, or of q, k and v that the original layout joins. */
-typedef struct out_tensor { const part_tensor *from[3]; int n; } out_tensor;
-typedef struct out_file { safetensor *t; out_tensor *o; int64_t n; dtype type; arena mem; } out_file;
+typedef struct out_tensor {
+    const part_tensor *from[3];
+    int n;
+} out_tensor;
+typedef struct out_file {
+    safetensor *t;
+    out_tensor *o;
+    int64_t n;
+    dtype type;
+    arena mem;
+} out_file;
 
 static status fetch(void *ctx, int64_t i, void *dst) {
     status st = OK;
@@ -29,7 +38,9 @@ static status out_file_init(out_file *f, int64_t room, dtype type) {
     *f = (out_file){.type = type};
     f->t = arena_new(&f->mem, safetensor, room);
     f->o = arena_new(&f->mem, out_tensor, room);
-    return f->t && f->o ? OK : fail(E_HOST_MEMORY, "no memory for a list of %lld tensors", (long long)room);
+    return f->t && f->o
+               ? OK
+               : fail(E_HOST_MEMORY, "no memory for a list of %lld tensors", (long long)room);
 }
 
 static status out_file_add(out_file *f, const part_tensor *t, const char *name, int slot) {
@@ -59,11 +70,15 @@ static status add_unet_vae(const checkpoint *c, part p, out_file *f) {
     TRY(p == PART_UNET ? names_unet(&c->unet, &map) : names_vae(&c->vae, &map));
     for (int64_t i = 0; i < c->n_tensors[p]; i++) {
         part_tensor *t = &c->tensor[p][i];
-        if (!names_to_ldm(&map, t->name, ldm)) TRY(fail(E_FORMAT, "%s: tensor %s has no name in the original layout", t->w->path, t->name));
-        snprintf(name, sizeof name, "%s%s", p == PART_UNET ? "model.diffusion_model." : "first_stage_model.", ldm);
+        if (!names_to_ldm(&map, t->name, ldm))
+            TRY(fail(E_FORMAT, "%s: tensor %s has no name in the original layout", t->w->path,
+                     t->name));
+        snprintf(name, sizeof name, "%s%s",
+                 p == PART_UNET ? "model.diffusion_model." : "first_stage_model.", ldm);
         TRY(out_file_add(f, t, name, -1));
         safetensor *s = &f->t[f->n - 1];
-        if (p == PART_VAE && s->n_dims == 2) s->n_dims = 4, s->dim[2] = s->dim[3] = 1; /* its attention is of convolutions there */
+        if (p == PART_VAE && s->n_dims == 2)
+            s->n_dims = 4, s->dim[2] = s->dim[3] = 1; /* its attention is of convolutions there */
     }
 out:
     names_fini(&map);
@@ -82,7 +97,9 @@ static status add_text(const checkpoint *c, out_file *f) {
         snprintf(name, sizeof name, "cond_stage_model.transformer.%s", t->name);
         if (openclip) {
             const char *proj = strstr(t->name, "_proj."), *letter = proj ? proj - 1 : "";
-            if (!names_to_ldm(&map, t->name, ldm)) TRY(fail(E_FORMAT, "%s: tensor %s has no name in the original layout", t->w->path, t->name));
+            if (!names_to_ldm(&map, t->name, ldm))
+                TRY(fail(E_FORMAT, "%s: tensor %s has no name in the original layout", t->w->path,
+                         t->name));
             snprintf(name, sizeof name, "cond_stage_model.model.%s", ldm);
             if (strstr(ldm, "in_proj_")) slot = *letter == 'q' ? 0 : *letter == 'k' ? 1 : 2;
         }
@@ -94,19 +111,27 @@ out:
 }
 
 /* modelspec 1.0.0 (Stability AI), and the configs for our own reader: shapes do not tell heads. */
-static status add_notes(const checkpoint *c, const char *path, arena *a, safetensor_note *note, int *n) {
-    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path, *dot = strrchr(base, '.');
+static status add_notes(const checkpoint *c, const char *path, arena *a, safetensor_note *note,
+                        int *n) {
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path,
+               *dot = strrchr(base, '.');
     bool v = c->schedule.prediction_type == PREDICTION_V, sd2 = c->text.hidden_act == ACT_GELU_ERF;
     int side = c->sample_size * vae_factor(&c->vae);
     const safetensor_note list[] = {
         {"modelspec.sai_model_spec", "1.0.0"},
-        {"modelspec.architecture", !sd2 ? "stable-diffusion-v1" : v ? "stable-diffusion-v2-768-v" : "stable-diffusion-v2-512"},
+        {"modelspec.architecture", !sd2 ? "stable-diffusion-v1"
+                                   : v  ? "stable-diffusion-v2-768-v"
+                                        : "stable-diffusion-v2-512"},
         {"modelspec.implementation", "https://github.com/Stability-AI/generative-models"},
         {"modelspec.title", arena_printf(a, "%.*s", dot ? (int)(dot - base) : 255, base)},
         {"imago.unet", checkpoint_config(c, PART_UNET, a)},
         {"imago.vae", checkpoint_config(c, PART_VAE, a)},
         {"imago.text_encoder", checkpoint_config(c, PART_TEXT, a)},
-        {"modelspec.prediction_type", c->prediction_known ? (v ? "v" : c->schedule.prediction_type == PREDICTION_SAMPLE ? "sample" : "epsilon") : ""},
+        {"modelspec.prediction_type",
+         c->prediction_known ? (v                                                  ? "v"
+                                : c->schedule.prediction_type == PREDICTION_SAMPLE ? "sample"
+                                                                                   : "epsilon")
+                             : ""},
         {"imago.scheduler", c->has_schedule ? checkpoint_config(c, PART_COUNT, a) : ""},
         {"modelspec.resolution", side ? arena_printf(a, "%dx%d", side, side) : ""}};
     for (size_t i = 0; i < ARRAY_LEN(list); i++) {
@@ -121,8 +146,11 @@ static status write_single(const checkpoint *c, dtype type, const char *path) {
     safetensor_note note[16];
     int n_notes = 0;
     out_file f = {0};
-    if (c->vae.kind != VAE_KL) return fail(E_UNSUPPORTED, "%s: the original layout has no tiny autoencoder: write a folder", path);
-    TRY(out_file_init(&f, c->n_tensors[PART_UNET] + c->n_tensors[PART_VAE] + c->n_tensors[PART_TEXT], type));
+    if (c->vae.kind != VAE_KL)
+        return fail(E_UNSUPPORTED,
+                    "%s: the original layout has no tiny autoencoder: write a folder", path);
+    TRY(out_file_init(
+        &f, c->n_tensors[PART_UNET] + c->n_tensors[PART_VAE] + c->n_tensors[PART_TEXT], type));
     TRY(add_unet_vae(c, PART_UNET, &f));
     TRY(add_unet_vae(c, PART_VAE, &f));
     TRY(add_text(c, &f));
@@ -147,10 +175,12 @@ static status write_part(const checkpoint *c, part p, dtype type, const char *fo
     out_file f = {0};
     static const safetensor_note note = {"format", "pt"}; /* transformers asks for it */
     snprintf(sub, sizeof sub, "%s/%s", folder, part_name(p));
-    snprintf(path, sizeof path, "%s/%s.safetensors", sub, p == PART_TEXT ? "model" : "diffusion_pytorch_model");
+    snprintf(path, sizeof path, "%s/%s.safetensors", sub,
+             p == PART_TEXT ? "model" : "diffusion_pytorch_model");
     TRY(os_mkdir_p(sub));
     TRY(out_file_init(&f, c->n_tensors[p], type));
-    for (int64_t i = 0; i < c->n_tensors[p]; i++) TRY(out_file_add(&f, &c->tensor[p][i], c->tensor[p][i].name, -1));
+    for (int64_t i = 0; i < c->n_tensors[p]; i++)
+        TRY(out_file_add(&f, &c->tensor[p][i], c->tensor[p][i].name, -1));
     TRY(safetensors_write_streamed(path, f.t, f.n, &note, 1, fetch, &f));
     TRY(write_text(sub, "config.json", checkpoint_config(c, p, &f.mem)));
 out:
@@ -168,7 +198,12 @@ static status copy_file(const char *from, const char *to) {
 }
 
 static status write_tokenizer(const checkpoint *c, const char *folder) {
-    static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
+    static const char *const files[] = {"vocab.json",
+                                        "merges.txt",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json"};
     status st = OK;
     char sub[1200], from[1280], to[1280];
     snprintf(sub, sizeof sub, "%s/tokenizer", folder);
@@ -183,7 +218,8 @@ out:
     return st;
 }
 
-/* The scheduler's class is not ours to judge: its config is copied where there is one and --prediction did not overrule it. */
+/* The scheduler's class is not ours to judge: its config is copied where there is one and
+ * --prediction did not overrule it. */
 static status write_scheduler(const checkpoint *c, const char *folder) {
     status st = OK;
     arena a = {0};
@@ -192,9 +228,12 @@ static status write_scheduler(const checkpoint *c, const char *folder) {
     snprintf(from, sizeof from, "%s/scheduler/scheduler_config.json", c->path);
     snprintf(to, sizeof to, "%s/scheduler_config.json", sub);
     TRY(os_mkdir_p(sub));
-    bool copy = c->layout == LAYOUT_DIFFUSERS && c->has_schedule && strcmp(c->prediction_source, "--prediction") != 0;
-    if (copy) TRY(copy_file(from, to));
-    else TRY(write_text(sub, "scheduler_config.json", checkpoint_config(c, PART_COUNT, &a)));
+    bool copy = c->layout == LAYOUT_DIFFUSERS && c->has_schedule &&
+                strcmp(c->prediction_source, "--prediction") != 0;
+    if (copy)
+        TRY(copy_file(from, to));
+    else
+        TRY(write_text(sub, "scheduler_config.json", checkpoint_config(c, PART_COUNT, &a)));
 out:
     arena_fini(&a);
     return st;
@@ -209,15 +248,20 @@ static status write_index(const checkpoint *c, const char *folder) {
     status st = OK;
     TRY(parts_read_json(path, &j));
     scheduler = config_class(j, scheduler);
-    TRY(write_text(folder, "model_index.json",
-                   arena_printf(&a,
-                                "{\n  \"_class_name\": \"%s\",\n  \"_diffusers_version\": \"0.30.0\",\n  \"feature_extractor\": [null, null],\n"
-                                "  \"image_encoder\": [null, null],\n  \"requires_safety_checker\": false,\n  \"safety_checker\": [null, null],\n"
-                                "  \"scheduler\": [\"diffusers\", \"%s\"],\n  \"text_encoder\": [\"transformers\", \"CLIPTextModel\"],\n"
-                                "  \"tokenizer\": [\"transformers\", \"CLIPTokenizer\"],\n  \"unet\": [\"diffusers\", \"UNet2DConditionModel\"],\n"
-                                "  \"vae\": [\"diffusers\", \"%s\"]\n}\n",
-                                c->inpainting ? "StableDiffusionInpaintPipeline" : "StableDiffusionPipeline", scheduler,
-                                c->vae.kind == VAE_KL ? "AutoencoderKL" : "AutoencoderTiny")));
+    TRY(write_text(
+        folder, "model_index.json",
+        arena_printf(&a,
+                     "{\n  \"_class_name\": \"%s\",\n  \"_diffusers_version\": \"0.30.0\",\n  "
+                     "\"feature_extractor\": [null, null],\n"
+                     "  \"image_encoder\": [null, null],\n  \"requires_safety_checker\": false,\n  "
+                     "\"safety_checker\": [null, null],\n"
+                     "  \"scheduler\": [\"diffusers\", \"%s\"],\n  \"text_encoder\": "
+                     "[\"transformers\", \"CLIPTextModel\"],\n"
+                     "  \"tokenizer\": [\"transformers\", \"CLIPTokenizer\"],\n  \"unet\": "
+                     "[\"diffusers\", \"UNet2DConditionModel\"],\n"
+                     "  \"vae\": [\"diffusers\", \"%s\"]\n}\n",
+                     c->inpainting ? "StableDiffusionInpaintPipeline" : "StableDiffusionPipeline",
+                     scheduler, c->vae.kind == VAE_KL ? "AutoencoderKL" : "AutoencoderTiny")));
 out:
     json_free(j);
     arena_fini(&a);
@@ -229,9 +273,14 @@ static status write_folder(const checkpoint *c, dtype type, const char *path) {
     char index[1280];
     folder_out f;
     if (!c->prediction_known && c->text.hidden_act == ACT_GELU_ERF)
-        return fail(E_USAGE, "%s: whether this Stable Diffusion 2 predicts epsilon or v is not in the file, and a folder must say it: give --prediction epsilon or v_prediction", c->path);
+        return fail(E_USAGE,
+                    "%s: whether this Stable Diffusion 2 predicts epsilon or v is not in the file, "
+                    "and a folder must say it: give --prediction epsilon or v_prediction",
+                    c->path);
     snprintf(index, sizeof index, "%s/model_index.json", path);
-    if (os_file_exists(path) && !os_file_exists(index)) return fail(E_IO, "%s: exists and is not a model (no model_index.json): give another name", path);
+    if (os_file_exists(path) && !os_file_exists(index))
+        return fail(E_IO, "%s: exists and is not a model (no model_index.json): give another name",
+                    path);
     st = folder_out_open(path, &f);
     if (st != OK) return st;
     for (int p = 0; p < PART_COUNT; p++) TRY(write_part(c, (part)p, type, f.temp));
@@ -246,6 +295,7 @@ out:
 
 status checkpoint_write(const checkpoint *c, layout l, dtype type, const char *path) {
     if (strlen(path) > 900) return fail(E_USAGE, "the path to write is longer than 900 bytes");
-    if (type != DT_F32 && !dtype_is_half(type)) return fail(E_USAGE, "weights are written as f32, f16 or bf16");
+    if (type != DT_F32 && !dtype_is_half(type))
+        return fail(E_USAGE, "weights are written as f32, f16 or bf16");
     return l == LAYOUT_DIFFUSERS ? write_folder(c, type, path) : write_single(c, type, path);
 }

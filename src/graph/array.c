@@ -9,17 +9,17 @@
 static const gpu_region gpu_region_of[] = {
     [REGION_WEIGHTS] = GPU_WEIGHTS, [REGION_STATE] = GPU_STATE, [REGION_STAGING] = GPU_STAGING};
 
-status array_alloc(device *d, region r, uint64_t bytes, void **data, gpu_span *span) {
+status array_alloc(device *d, region r, uint64_t bytes, const char *what, void **data, gpu_span *span) {
     status st = OK;
     *data = NULL;
     *span = (gpu_span){0};
-    TRY(device_room(d, bytes, "an array"));
+    TRY(device_room(d, bytes, what));
     if (d->gpu) {
         TRY(gpu_alloc(d->gpu, gpu_region_of[r], bytes, span));
         st = gpu_fill(d->gpu, *span, 0);
         if (st != OK) gpu_free(d->gpu, *span);
     } else if (!(*data = mem_zalloc(bytes))) {
-        st = fail(E_HOST_MEMORY, "no host memory for an array of %.1f MB", (double)bytes / 1e6);
+        st = fail(E_HOST_MEMORY, "no host memory for %s, %.1f MB", what, (double)bytes / 1e6);
     }
     if (st == OK) d->used_bytes += bytes;
 out:
@@ -39,7 +39,7 @@ static uint64_t storage_bytes(const array *a) {
 
 status array_create(device *d, region r, dtype t, shape s, const char *name, array **out) {
     status st = OK;
-    char text[96];
+    char text[96], what[240];
     *out = NULL;
     array *a = mem_zalloc(sizeof *a);
     if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
@@ -48,7 +48,8 @@ status array_create(device *d, region r, dtype t, shape s, const char *name, arr
     if (storage_bytes(a) > d->max_tensor_bytes)
         TRY(fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", name, shape_text(&s, text),
                  (double)storage_bytes(a) / 1e6, d->id, (double)d->max_tensor_bytes / 1e6));
-    TRY(array_alloc(d, r, storage_bytes(a), &a->data, &a->span));
+    snprintf(what, sizeof what, "array %s %s", a->name, shape_text(&s, text));
+    TRY(array_alloc(d, r, storage_bytes(a), what, &a->data, &a->span));
     *out = a;
 out:
     if (st != OK) mem_free(a);

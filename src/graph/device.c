@@ -160,7 +160,7 @@ int64_t device_max_elems(const device *d) { return (int64_t)(MIN(d->max_tensor_b
 status device_room(device *d, uint64_t bytes, const char *what) {
     uint64_t free_bytes = device_memory_free_bytes(d);
     if (bytes <= free_bytes) return OK;
-    return fail(d->gpu ? E_GPU_MEMORY : E_HOST_MEMORY, "%s needs %.1f MB on %s, %.1f MB are free", what,
+    return fail(d->gpu ? E_GPU_MEMORY : E_HOST_MEMORY, "%s needs %.1f MB on %s, %.1f MB are free: use a smaller size or batch, half precision or checkpointing", what,
                 (double)bytes / 1e6, d->id, (double)free_bytes / 1e6);
 }
 

@@ -123,7 +123,7 @@ static status grow_chunks(plan *p, const space *sp, int n_space) {
     for (int c = d->n_chunks; c < n_space; c++) more += sp[c].used;
     if (more) {
         char what[600];
-        snprintf(what, sizeof what, "%s: activations need %.1f MB (%s; arrays hold %.1f MB): use a smaller size or batch, half precision or checkpointing. It",
+        snprintf(what, sizeof what, "%s: activations need %.1f MB (%s; arrays hold %.1f MB). It",
                  p->label[0] ? p->label : "plan", (double)p->report.activation_bytes / 1e6, p->report.peak, (double)d->used_bytes / 1e6);
         TRY(device_room(d, more, what));
     }

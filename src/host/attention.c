@@ -1,6 +1,6 @@
 /* attention.c: host_attention_*: plans the scratch, picks the path of the instruction set and type,
  * and hands tasks to threads. The arithmetic is in attention_vector.h (float, three widths) and
- * attention_amx*.c (bf16 tiles); attention_internal.h tells the common idea.
+ * attention_bf16*.c (bf16 tiles); attention_internal.h tells the common idea.
  *
  * Tasks go to threads round robin, not in runs: with causal masks the later query blocks cost more.
  * What a task computes does not depend on the thread, so forward results are the same for any
@@ -13,6 +13,7 @@
 static const attention_path *path_for(host_isa isa, dtype t) {
 #if defined(__x86_64__)
     if (isa >= ISA_AMX && t == DT_BF16 && attention_amx_ready()) return &attention_amx_path;
+    if (isa >= ISA_AVX512_BF16 && t == DT_BF16) return &attention_bf16_path;
     if (isa >= ISA_AVX512) return &attention_avx512_path;
     if (isa == ISA_AVX2) return &attention_avx2_path;
 #endif

@@ -8,7 +8,7 @@
  * source  Dao et al. 2022 (FlashAttention), Dao 2023 (FlashAttention-2)
  * SPDX-License-Identifier: MIT */
 #pragma once
-#include "host/host.h"
+#include "host/lanes.h"
 #include <math.h>
 
 #define ATTENTION_LOG2E 1.44269504088896340736f
@@ -33,6 +33,9 @@ typedef struct attention_path {
     void (*forward)(const attention_job *j, char *lane, int head, int64_t query_block);
     void (*backward)(const attention_job *j, char *lane, int head, int64_t block0, int64_t block1,
                      int chunk);
+    /* bf16 only: attention_tiles.h */
+    void (*matmul)(int mt, int nt, int depth, const uint16_t *a, int64_t lda, const uint16_t *b,
+                   int64_t b_n, int64_t b_k, float *c, int64_t ldc, bool add);
     void (*begin)(void); /* a thread starts a run of the above; NULL = nothing to do */
     void (*end)(void);
 } attention_path;
@@ -53,7 +56,7 @@ struct attention_job {
 };
 
 extern const attention_path attention_base_path, attention_avx2_path, attention_avx512_path,
-    attention_amx_path;
+    attention_bf16_path, attention_amx_path;
 /* True if the CPU has AMX-BF16 and the OS lets this process use the tile registers. */
 bool attention_amx_ready(void);
 
@@ -105,31 +108,4 @@ ATTENTION_INLINE void attention_scores(float *s, int n, float c, float offset, c
 static inline const float *attention_bias(const attention_block *b, int head, int64_t i) {
     const host_attention_part *p = b->part;
     return p->bias ? p->bias + head * p->bias_h + i * p->bias_q + b->first * p->bias_k : NULL;
-}
-
-/* IEEE half -> float by integers, so that every target vectorises it: shift the fields into place,
- * then scale by 2^112; exponent 31 (infinity, NaN) is forced to 255. */
-ATTENTION_INLINE float attention_f16(uint16_t h) {
-    uint32_t u = (uint32_t)(h & 0x7fffu) << 13, top = u >= 0x0f800000u ? 0x7f800000u : 0u;
-    float f;
-    memcpy(&f, &u, 4);
-    f *= 0x1p112f;
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    bits |= top | (uint32_t)(h & 0x8000u) << 16;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-/* n elements from element `at` of x, as floats. */
-ATTENTION_INLINE void attention_load(dtype t, const void *x, int64_t at, int64_t n, float *out) {
-    if (t == DT_F32) {
-        const float *p = (const float *)x + at;
-        for (int64_t i = 0; i < n; i++) out[i] = p[i];
-    } else if (t == DT_F16) {
-        const uint16_t *p = (const uint16_t *)x + at;
-        for (int64_t i = 0; i < n; i++) out[i] = attention_f16(p[i]);
-    } else {
-        const uint16_t *p = (const uint16_t *)x + at;
-        for (int64_t i = 0; i < n; i++) out[i] = bf16_to_f32(p[i]);
-    }
 }

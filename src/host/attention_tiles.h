@@ -1,5 +1,6 @@
-/* attention_tiles.h: AMX for attention: tile matmul and packing, shared by attention_amx.c
- * (forward) and attention_amx_bwd.c. All tiles are 16 rows of 64 bytes: one configuration for all.
+/* attention_tiles.h: matmul of bf16 tiles and their packing, shared by attention_bf16.c (forward)
+ * and attention_bf16_bwd.c. A tile is 16 rows of 64 bytes, what AMX multiplies; CPUs with only
+ * AVX512-BF16 take the same layouts row by row (both take subnormals for zeros).
  *
  * A right operand is stored as 1 KiB tiles of 32 deep x 16 columns, pairs of the depth interleaved
  * (VNNI); a left operand by rows. gcc's tile loads are volatile asm that do not claim to read
@@ -12,19 +13,20 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define TARGET_AMX                                                                                 \
-    __attribute__((                                                                                \
-        target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,bmi2,"    \
-               "prefer-vector-width=512")))
-#define TILE_INLINE  TARGET_AMX static inline __attribute__((always_inline))
+#define TARGET_AMX   __attribute__((target("amx-tile,amx-bf16"))) HOST_TARGET_BF16
+#define BF16_INLINE  HOST_TARGET_BF16 static inline __attribute__((always_inline))
 #define TILE_FENCE() __asm__ volatile("" ::: "memory")
 enum { TILE_ELEMS = 512 };
 
 /* C [16 mt, 16 nt] (+)= A [16 mt, 32 depth] B. Strides: lda in bf16, ldc in floats; tile (n, k) of
- * b at b + n * b_n + k * b_k. One of mt and nt must be even. */
+ * b at b + n * b_n + k * b_k. One of mt and nt must be even.
+ * The first by AMX, between begin and end; the second by AVX512-BF16. */
 void attention_tile_matmul(int mt, int nt, int depth, const uint16_t *a, int64_t lda,
                            const uint16_t *b, int64_t b_n, int64_t b_k, float *c, int64_t ldc,
                            bool add);
+void attention_dot_matmul(int mt, int nt, int depth, const uint16_t *a, int64_t lda,
+                          const uint16_t *b, int64_t b_n, int64_t b_k, float *c, int64_t ldc,
+                          bool add);
 void attention_tile_begin(void);
 void attention_tile_end(void);
 
@@ -36,11 +38,11 @@ void attention_tile_pack_columns(const uint16_t *src, int64_t ld, int n, int64_t
 void attention_tile_pack_rows(const uint16_t *src, int64_t ld, int n, int64_t kw, int tokens,
                               int64_t kv, uint16_t *out);
 
-/* attention_amx_bwd.c's half of the path */
-void attention_amx_sizes_bwd(attention_job *j);
-void attention_amx_pack_keys_bwd(const attention_job *j, int head, int64_t block);
-void attention_amx_pack_queries(const attention_job *j, int head, int64_t query_block);
-void attention_amx_backward(const attention_job *j, char *lane, int head, int64_t block0,
+/* attention_bf16_bwd.c's half of the path */
+void attention_bf16_sizes_bwd(attention_job *j);
+void attention_bf16_pack_keys_bwd(const attention_job *j, int head, int64_t block);
+void attention_bf16_pack_queries(const attention_job *j, int head, int64_t query_block);
+void attention_bf16_backward(const attention_job *j, char *lane, int head, int64_t block0,
                             int64_t block1, int chunk);
 
 /* The first n of 16 lanes; n may be anything. */
@@ -50,7 +52,7 @@ static inline __mmask16 attention_tile_mask(int64_t n) {
 
 /* 2^x for x <= 8, relative error 2.6e-6, far below bf16's 2^-9: scalef multiplies by 2^floor(x), a
  * minimax polynomial on [0, 1) by the rest. 2^-inf = 0, NaN stays. */
-TILE_INLINE __m512 attention_tile_exp2(__m512 x) {
+BF16_INLINE __m512 attention_tile_exp2(__m512 x) {
     __m512 f = _mm512_reduce_ps(x, 0x09); /* x - floor(x) */
     __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.013534167911696475f),
                                _mm512_set1_ps(0.052011460619051625f));
@@ -61,7 +63,7 @@ TILE_INLINE __m512 attention_tile_exp2(__m512 x) {
 }
 
 /* The general case of a row: scale, offset and bias in place; -inf beyond what is seen. */
-TILE_INLINE void attention_tile_scores(float *s, int seen, int n, float c, float offset,
+BF16_INLINE void attention_tile_scores(float *s, int seen, int n, float c, float offset,
                                        const float *bias, int64_t bias_k) {
     attention_scores(s, seen, c, offset, bias, bias_k);
     for (int k = seen; k < n; k++) s[k] = -INFINITY;

@@ -83,7 +83,7 @@ TARGET static void AT(pack)(const attention_job *j, dtype t, const void *src, in
                             int64_t ld, int n, float *rows, float *transposed) {
     int64_t kw = j->a->kw, kv = j->kv;
     for (int i = 0; i < n; i++) {
-        attention_load(t, src, at + i * ld, kw, rows + i * kv);
+        lanes_load(src, t, at + i * ld, kw, rows + i * kv);
         for (int64_t k = kw; k < kv; k++) rows[i * kv + k] = 0;
     }
     if (!transposed) return;

@@ -6,8 +6,8 @@
 #include "base/dtype.h"
 
 typedef struct host host;
-typedef enum host_isa { ISA_BASE, ISA_AVX2, ISA_AVX512, ISA_AMX, ISA_COUNT } host_isa;
-/* ISA_AVX512 = F+BW+VL+DQ. ISA_AMX adds AVX512-BF16 + AMX-BF16. The level follows oneDNN's effective
+typedef enum host_isa { ISA_BASE, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_AMX, ISA_COUNT } host_isa;
+/* ISA_AVX512 = F+BW+VL+DQ; ISA_AMX adds AMX-BF16 to AVX512-BF16. The level follows oneDNN's effective
  * ISA, so ONEDNN_MAX_CPU_ISA=AVX2 (DNNL_MAX_CPU_ISA works too, versions 2 and 3) caps the library's
  * kernels and ours with one switch. */
 typedef struct host_caps {
@@ -30,26 +30,29 @@ void host_parallel(host *h, int64_t n, int64_t grain, void (*body)(void *ctx, in
 
 /* Three builds of one loop, chosen at run time. The body must be plain C the compiler can vectorise:
  *   HOST_KERNEL(silu_f32, (const float *x, float *y, int64_t n), (x, y, n)) { for (...) ... }
- * defines static void silu_f32(host_isa isa, const float *x, float *y, int64_t n). */
+ * defines static void silu_f32(host_isa isa, const float *x, float *y, int64_t n); the body sees isa. */
 #if defined(__x86_64__)
 #define HOST_TARGET_AVX2   __attribute__((target("avx2,fma,f16c,bmi2")))
 #define HOST_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
+#define HOST_TARGET_BF16   __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
 #else
 #define HOST_TARGET_AVX2
 #define HOST_TARGET_AVX512
 #endif
 #define HOST_UNPAREN(...) __VA_ARGS__
+#define HOST_PARAMS(params) (__attribute__((unused)) host_isa isa, HOST_UNPAREN params)
+#define HOST_ARGS(args) (isa, HOST_UNPAREN args)
 #define HOST_KERNEL(name, params, args)                                                            \
-    static inline __attribute__((always_inline)) void name##_body params;                          \
-    HOST_TARGET_AVX512 static void name##_avx512 params { name##_body args; }                      \
-    HOST_TARGET_AVX2 static void name##_avx2 params { name##_body args; }                          \
-    static void name##_base params { name##_body args; }                                           \
-    static void name(host_isa isa, HOST_UNPAREN params) {                                          \
-        if (isa >= ISA_AVX512) name##_avx512 args;                                                 \
-        else if (isa == ISA_AVX2) name##_avx2 args;                                                \
-        else name##_base args;                                                                     \
+    static inline __attribute__((always_inline)) void name##_body HOST_PARAMS(params);             \
+    HOST_TARGET_AVX512 static void name##_avx512 HOST_PARAMS(params) { name##_body HOST_ARGS(args); }\
+    HOST_TARGET_AVX2 static void name##_avx2 HOST_PARAMS(params) { name##_body HOST_ARGS(args); }  \
+    static void name##_base HOST_PARAMS(params) { name##_body HOST_ARGS(args); }                   \
+    static void name HOST_PARAMS(params) {                                                         \
+        if (isa >= ISA_AVX512) name##_avx512 HOST_ARGS(args);                                      \
+        else if (isa == ISA_AVX2) name##_avx2 HOST_ARGS(args);                                     \
+        else name##_base HOST_ARGS(args);                                                          \
     }                                                                                              \
-    static inline __attribute__((always_inline)) void name##_body params
+    static inline __attribute__((always_inline)) void name##_body HOST_PARAMS(params)
 
 /* Element types into each other (f32, f16, bf16; also a plain copy), rounding to nearest even. The
  * first uses the team, the second is for use inside a host_parallel body. */

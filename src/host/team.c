@@ -23,9 +23,14 @@ static host_isa effective_isa(host_caps *c) {
                 __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
                 __builtin_cpu_supports("bmi2");
     bool avx512 = avx2 && has_level(have, dnnl_cpu_isa_avx512_core);
-    c->fast_bf16 = avx512 && has_level(have, dnnl_cpu_isa_avx512_core_bf16);
+    c->fast_bf16 = avx512 && has_level(have, dnnl_cpu_isa_avx512_core_bf16) &&
+                   __builtin_cpu_supports("avx512bf16");
     c->amx = c->fast_bf16 && has_level(have, dnnl_cpu_isa_avx512_core_amx);
-    return c->amx ? ISA_AMX : avx512 ? ISA_AVX512 : avx2 ? ISA_AVX2 : ISA_BASE;
+    return c->amx         ? ISA_AMX
+           : c->fast_bf16 ? ISA_AVX512_BF16
+           : avx512       ? ISA_AVX512
+           : avx2         ? ISA_AVX2
+                          : ISA_BASE;
 #else
     c->fast_bf16 = c->amx = false;
     return ISA_BASE;

@@ -5,7 +5,7 @@
  * reader, of one entry.
  * SPDX-License-Identifier: MIT */
 #include "op/attention_internal.h"
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include <math.h>
 
 /* One (query entry, set) at a time, and the scratch of the node cut into pieces (NULL where not needed). */

@@ -3,7 +3,7 @@
  * stack.
  * SPDX-License-Identifier: MIT */
 #pragma once
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 /* Smallest piece of elementwise work worth a thread, in elements. */

@@ -4,7 +4,7 @@
  *   trans_r; sums in f32
  *   errors  E_SHAPE      source  Qiu et al. 2023 (OFT) §3
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 typedef struct block_attrs {
@@ -115,9 +115,9 @@ HOST_KERNEL(block_rows,
             if (q >= rows) continue;
             memcpy(line, &sum[q], sizeof line);
             if (nk == HOST_COLS)
-                lanes_save(y, t, at + q * d + k, HOST_COLS, line);
+                lanes_save(isa, y, t, at + q * d + k, HOST_COLS, line);
             else
-                lanes_save(y, t, at + q * d + k, nk, line);
+                lanes_save(isa, y, t, at + q * d + k, nk, line);
         }
     }
 }

@@ -5,7 +5,7 @@
  * its positions in order, so that no atomics are needed and the sum has one order.
  *   errors  E_SHAPE      source  torch.nn.functional.embedding
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 typedef struct embedding_bwd_attrs {

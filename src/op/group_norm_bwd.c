@@ -151,7 +151,7 @@ SUMS(sum_silu_rows, true)
                 float dz = silu ? vdy[i] * silu_slope(d * rstd[i] * scale[i] + shift[i]) : vdy[i]; \
                 w[i] = dz * k1[i] + (d * k2[i] + k3[i]);                                           \
             }                                                                                      \
-            if (t != DT_F32) lanes_save(dx, t, at, cn, out);                                       \
+            if (t != DT_F32) lanes_save(isa, dx, t, at, cn, out);                                  \
         }                                                                                          \
     }
 APPLY(apply_rows, false)

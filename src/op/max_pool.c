@@ -116,12 +116,8 @@ static void ref(const node *n) {
     }
 }
 
-/* a: k, stride, pad, ceil_mode */
-static pool_attrs case_attrs(const op_case *c) {
-    return (pool_attrs){(uint32_t)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], (uint32_t)c->a[3]};
-}
 static tensor *build(graph *g, tensor **in, const op_case *c) {
-    return op_max_pool_(g, in[0], case_attrs(c), HERE);
+    return op_max_pool_(g, in[0], pool_case(c), HERE);
 }
 
 static const op_case cases[] = {
@@ -147,21 +143,13 @@ const op_info op_max_pool_info = {.name = "max_pool",
 
 static status bwd_infer(graph *g, node *n) {
     (void)g;
-    const pool_bwd_attrs *a = ATTRS(n, pool_bwd_attrs);
-    const shape *s = &n->in[0]->s;
-    if (s->n != 4 || !shape_equal(s, &n->in[1]->s) || s->d[1] != pool_count(a->h, &a->pool) ||
-        s->d[2] != pool_count(a->w, &a->pool))
-        return fail(E_SHAPE, "max_pool_bwd: dy does not belong to an image of %u x %u", a->h, a->w);
-    out_set(n, 0, n->in[0]->dtype, SHAPE(s->d[0], a->h, a->w, s->d[3]));
-    return OK;
-}
-
-static pool_geom bwd_geom(const node *n) {
-    return pool_geometry(&n->out[0]->s, &n->in[0]->s, &ATTRS(n, pool_bwd_attrs)->pool);
+    if (!shape_equal(&n->in[0]->s, &n->in[1]->s))
+        return fail(E_SHAPE, "max_pool_bwd: dy and where must have one shape");
+    return pool_bwd_infer("max_pool_bwd", n);
 }
 
 static status bwd_encode(gpu_cmd *c, const node *n) {
-    pool_geom g = bwd_geom(n);
+    pool_geom g = pool_bwd_geometry(n);
     return pool_emit(c, "max_pool_bwd", &g, n->out[0],
                      (gpu_span[]){n->in[0]->span, n->in[1]->span, n->out[0]->span}, 3);
 }
@@ -194,19 +182,19 @@ static void bwd_pixel(const job *j, const pool_geom *g, int64_t b, int64_t y, in
 
 static void bwd_run(void *ctx, int64_t begin, int64_t end) {
     const job *j = ctx;
-    pool_geom g = bwd_geom(j->n);
+    pool_geom g = pool_bwd_geometry(j->n);
     for (int64_t r = begin; r < end; r++)
         for (int64_t x = 0; x < g.w; x++) bwd_pixel(j, &g, r / g.h, r % g.h, x);
 }
 
 static void bwd_host(host *h, const node *n) {
-    pool_geom g = bwd_geom(n);
+    pool_geom g = pool_bwd_geometry(n);
     host_parallel(h, g.n * g.h, MAX(1, MOVE_GRAIN / (g.w * g.c)), bwd_run,
                   &(job){n, host_get_isa(h)});
 }
 
 static void bwd_ref(const node *n) {
-    pool_geom g = bwd_geom(n);
+    pool_geom g = pool_bwd_geometry(n);
     EACH(i, n->out[0]) {
         int64_t c = i % g.c, x = i / g.c % g.w, y = i / g.c / g.w % g.h, b = i / g.c / g.w / g.h,
                 r0, r1, q0, q1;
@@ -224,7 +212,7 @@ static void bwd_ref(const node *n) {
 
 /* a[4], a[5]: h, w of the image; inputs: dy and an image whose max_pool gives the choice */
 static tensor *bwd_build(graph *g, tensor **in, const op_case *c) {
-    pool_attrs a = case_attrs(c);
+    pool_attrs a = pool_case(c);
     tensor *y = op_max_pool_(g, in[1], a, HERE);
     return record_bwd(g, in[0], tensor_out(y, 1), &a, (int64_t)c->a[4], (int64_t)c->a[5], HERE);
 }

@@ -5,7 +5,7 @@
  *   elements are counted within their sample. Words and formulas: base/base.h.
  *   errors  E_SHAPE      source  Salmon et al. 2011 (Philox4x32-10); Box & Muller 1958
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 #include <math.h>
 

@@ -147,7 +147,7 @@ HOST_KERNEL(row_forward, (const row_args *a, int64_t at, float *mean_out, float 
             for (int64_t i = 0; i < m; i++) y[i] = (v[i] - mean) * rstd + b[i];
         else
             for (int64_t i = 0; i < m; i++) y[i] = (v[i] - mean) * rstd;
-        if (a->t != DT_F32) lanes_save(a->y, a->t, at + k, m, out);
+        if (a->t != DT_F32) lanes_save(isa, a->y, a->t, at + k, m, out);
     }
 }
 
@@ -178,7 +178,7 @@ HOST_KERNEL(row_gradient, (const row_args *a, int64_t at, float mean, float rstd
             for (int64_t i = 0; i < m; i++) dx[i] = rstd * (dy[i] * w[i] - s - (v[i] - mean) * q);
         else
             for (int64_t i = 0; i < m; i++) dx[i] = rstd * (dy[i] - s - (v[i] - mean) * q);
-        if (a->t != DT_F32) lanes_save(a->y, a->t, at + k, m, out);
+        if (a->t != DT_F32) lanes_save(isa, a->y, a->t, at + k, m, out);
         if (!a->sum_a) continue;
         float *restrict sa = a->sum_a + k, *restrict sb = a->sum_b + k;
         for (int64_t i = 0; i < m; i++) {

@@ -1,7 +1,7 @@
 /* pool.h: the windows that avg_pool and max_pool share, as torch counts them.
  * SPDX-License-Identifier: MIT */
 #pragma once
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 /* k, s, p: kernel, stride and padding, both sides alike */
@@ -42,6 +42,23 @@ static inline status pool_infer(const char *op, const tensor *x, const pool_attr
 static inline pool_geom pool_geometry(const shape *x, const shape *y, const pool_attrs *a) {
     return (pool_geom){x->d[0], x->d[1], x->d[2],   x->d[3], y->d[1],
                        y->d[2], a->k,    a->stride, a->pad};
+}
+
+static inline status pool_bwd_infer(const char *op, node *n) {
+    const pool_bwd_attrs *a = ATTRS(n, pool_bwd_attrs);
+    const shape *s = &n->in[0]->s;
+    if (s->n != 4 || s->d[1] != pool_count(a->h, &a->pool) || s->d[2] != pool_count(a->w, &a->pool))
+        return fail(E_SHAPE, "%s: dy does not belong to an image of %u x %u", op, a->h, a->w);
+    out_set(n, 0, n->in[0]->dtype, SHAPE(s->d[0], a->h, a->w, s->d[3]));
+    return OK;
+}
+static inline pool_geom pool_bwd_geometry(const node *n) {
+    return pool_geometry(&n->out[0]->s, &n->in[0]->s, &ATTRS(n, pool_bwd_attrs)->pool);
+}
+
+/* a test case's a: k, stride, pad, ceil_mode */
+static inline pool_attrs pool_case(const op_case *c) {
+    return (pool_attrs){(uint32_t)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], (uint32_t)c->a[3]};
 }
 
 /* Window i along a side of `size`: [*a, *b) inside the input; returns its length, padding counted.

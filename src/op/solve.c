@@ -5,7 +5,7 @@
  *   gradient  dB = A^-T dX, dA = -dB X^T (Giles 2008 §2.3.1)
  * SPDX-License-Identifier: MIT */
 #include "op/lu.h"
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 #include <math.h>
 

@@ -3,7 +3,7 @@
  *             without accumulate
  *   errors  E_SHAPE if the element counts differ, E_UNSUPPORTED for other types
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 typedef struct store_attrs {
@@ -66,7 +66,7 @@ HOST_KERNEL(add_any, (void *d, dtype dt, const void *s, dtype st, int64_t at, in
         lanes_load(d, dt, at + i, m, a);
         lanes_load(s, st, at + i, m, b);
         for (int64_t k = 0; k < m; k++) a[k] += b[k];
-        lanes_save(d, dt, at + i, m, a);
+        lanes_save(isa, d, dt, at + i, m, a);
     }
 }
 

@@ -4,7 +4,7 @@
  * upsample_bwd: dx of a source pixel is the sum over the pixels that read it, in f32, in order.
  *   errors  E_SHAPE unless x has 4 dims      source  torch.nn.functional.interpolate, mode nearest
  * SPDX-License-Identifier: MIT */
-#include "op/lanes.h"
+#include "host/lanes.h"
 #include "op/move.h"
 
 /* The output's size; for the gradient, x's. */
@@ -154,7 +154,7 @@ HOST_KERNEL(sum_pixels,
                 lanes_load(dy, t, at + y * row_stride + x * c + k, m, v);
                 for (int64_t i = 0; i < m; i++) sum[i] += v[i];
             }
-        lanes_save(dx, t, to + k, m, sum);
+        lanes_save(isa, dx, t, to + k, m, sum);
     }
 }
 

@@ -4,7 +4,7 @@
  * errors measured over all exponents, with and without FMA.
  * SPDX-License-Identifier: MIT */
 #pragma once
-#include "op/lanes.h"
+#include "host/lanes.h"
 
 /* Relative error below 9e-8; 0 below -104, infinity above 88.73, NaN stays NaN.
  * x = k ln 2 + r, |r| <= ln 2 / 2; 2^k in two factors, so that results below 2^-126 round once. */

@@ -1,6 +1,5 @@
-/* vocab_write.c: a vocabulary as the files of transformers' CLIPTokenizer: vocab.json, merges.txt, and what says which
- * tokens are special.
- * SPDX-License-Identifier: MIT */
+/* vocab_write.c: a vocabulary as the files of transformers' CLIPTokenizer: vocab.json, merges.txt,
+ * and what says which tokens are special. SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
 #include <stdio.h>
@@ -14,7 +13,8 @@ static status append(buffer *b, size_t *used, const char *s, size_t n) {
 static status write_file(const char *folder, const char *name, const char *text, size_t bytes) {
     arena a = {0};
     char *path = arena_printf(&a, "%s/%s", folder, name);
-    status st = path ? file_write_atomic(path, text, bytes) : fail(E_HOST_MEMORY, "no memory to write %s", name);
+    status st = path ? file_write_atomic(path, text, bytes)
+                     : fail(E_HOST_MEMORY, "no memory to write %s", name);
     arena_fini(&a);
     return st;
 }
@@ -53,20 +53,24 @@ out:
     return st;
 }
 
-status vocab_write(const char *folder, const string_slot *token, uint32_t n, const char *merges, size_t merges_bytes,
-                   const char *pad) {
+status vocab_write(const char *folder, const string_slot *token, uint32_t n, const char *merges,
+                   size_t merges_bytes, const char *pad) {
     status st = OK;
     arena a = {0};
-    const char *specials = arena_printf(&a,
-                                        "  \"bos_token\": \"" CLIP_BOS "\",\n  \"eos_token\": \"" CLIP_EOS
-                                        "\",\n  \"pad_token\": \"%s\",\n  \"unk_token\": \"" CLIP_EOS "\"",
-                                        pad);
+    const char *specials =
+        arena_printf(&a,
+                     "  \"bos_token\": \"" CLIP_BOS "\",\n  \"eos_token\": \"" CLIP_EOS
+                     "\",\n  \"pad_token\": \"%s\",\n  \"unk_token\": \"" CLIP_EOS "\"",
+                     pad);
     const char *map = specials ? arena_printf(&a, "{\n%s\n}\n", specials) : NULL;
-    const char *config = specials ? arena_printf(&a,
-                                                 "{\n%s,\n  \"add_prefix_space\": false,\n  \"do_lower_case\": true,\n  \"errors\": \"replace\",\n"
-                                                 "  \"model_max_length\": 77,\n  \"tokenizer_class\": \"CLIPTokenizer\"\n}\n",
-                                                 specials)
-                                  : NULL;
+    const char *config =
+        specials ? arena_printf(
+                       &a,
+                       "{\n%s,\n  \"add_prefix_space\": false,\n  \"do_lower_case\": true,\n  "
+                       "\"errors\": \"replace\",\n"
+                       "  \"model_max_length\": 77,\n  \"tokenizer_class\": \"CLIPTokenizer\"\n}\n",
+                       specials)
+                 : NULL;
     if (!map || !config) TRY(fail(E_HOST_MEMORY, "no memory to write the vocabulary"));
     TRY(os_mkdir_p(folder));
     TRY(write_ids(folder, token, n));

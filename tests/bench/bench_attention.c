@@ -1,7 +1,7 @@
 /* bench_attention.c: host_attention_fwd and _bwd alone: milliseconds and GFLOP/s, counted as
  * 4 Tq Tk D forward (two matmuls) and 10 Tq Tk D backward (five), D = heads * width, whatever
  * padding costs. The best of the runs within S seconds: a shared machine only ever adds time.
- * usage: bench_attention [--seconds S] [--threads N] [--isa base|avx2|avx512|amx] [--only TEXT]
+ * usage: bench_attention [--seconds S] [--threads N] [--isa base|avx2|avx512|avx512_bf16|amx] [--only TEXT]
  * SPDX-License-Identifier: MIT */
 #include "host/attention_internal.h"
 #include <stdio.h>
@@ -20,7 +20,7 @@ static const shape shapes[] = {
     {"256x256 8x32 batch 32", 32, 256, 256, 8, 32}, {"4096x4096 10x64", 1, 4096, 4096, 10, 64},
     {"4096x4096 1x512", 1, 4096, 4096, 1, 512},
 };
-static const char *const isa_names[ISA_COUNT] = {"base", "avx2", "avx512", "amx"};
+static const char *const isa_names[ISA_COUNT] = {"base", "avx2", "avx512", "avx512_bf16", "amx"};
 
 typedef struct bench {
     host *h;

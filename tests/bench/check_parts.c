@@ -83,8 +83,8 @@ int main(int argc, char **argv) {
     tensor *x = op_cast(unet.g, input(unet.g, f, "x", DT_F32), im->type), *t = input(unet.g, f, "t", DT_F32);
     compare(f, "unet", compile(unet.g, unet_denoise(&unet, &im->ck->unet, x, t, &context, NULL), f, (const char *[]){"x", "t", "context", NULL}));
     nn enc = {graph_create(im->dev), &im->part[PART_VAE], NULL};
-    tensor *image = op_cast(enc.g, input(enc.g, f, "image", DT_F32), im->type);
-    compare(f, "vae_encode", compile(enc.g, vae_encode(&enc, &im->ck->vae, image), f, (const char *[]){"image", NULL}));
+    tensor *pixels = op_cast(enc.g, input(enc.g, f, "image", DT_F32), im->type);
+    compare(f, "vae_encode", compile(enc.g, vae_encode(&enc, &im->ck->vae, pixels), f, (const char *[]){"image", NULL}));
     nn dec = {graph_create(im->dev), &im->part[PART_VAE], NULL};
     tensor *latent = op_cast(dec.g, input(dec.g, f, "latent", DT_F32), im->type);
     compare(f, "vae_decode", compile(dec.g, vae_decode(&dec, &im->ck->vae, latent), f, (const char *[]){"latent", NULL}));

@@ -71,6 +71,9 @@ for name, pipe in dict(sd1=sd1, sd2=sd2, inpaint=inpaint).items():
     for m in (pipe.unet, pipe.vae, pipe.text_encoder):
         m.float()
 
+# As a user gets them: a scheduler made from a loaded config keeps what the file says, from a fresh one only what was given.
+sd1, sd2 = (d.StableDiffusionPipeline.from_pretrained(f"{here}/{n}", torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False) for n in ("sd1", "sd2"))
+
 rng = np.random.default_rng(3)
 y, x = np.mgrid[0:64, 0:48] / 64.0
 picture = np.stack([255 * x, 255 * y, 128 + 100 * np.sin(9 * x + 5 * y)], -1).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-/* attention_amx_bwd.c: backward attention in bf16 on AMX tiles, sums in f32.
+/* attention_bf16_bwd.c: backward attention in bf16, sums in f32, on the tiles of attention_tiles.h.
  *
  * Task: a run of key blocks of one head; per 128 keys all queries pass by, 64 at a time: q k^T and
  * dy v^T by tiles, p = 2^(x - lse) and dS = p (dp - delta) in one pass, then dq += dS k, and
@@ -19,7 +19,7 @@ enum {
     LEFT_LD = KEY_BLOCK + 32,  /* bf16 */
 };
 
-void attention_amx_sizes_bwd(attention_job *j) {
+void attention_bf16_sizes_bwd(attention_job *j) {
     size_t kd = (size_t)j->kd, kv = (size_t)j->kv;
     j->query_block = QUERY_BLOCK;
     j->key_block = KEY_BLOCK;
@@ -29,7 +29,7 @@ void attention_amx_sizes_bwd(attention_job *j) {
                     QUERY_BLOCK * (2 * KEY_BLOCK + LEFT_LD) * sizeof(uint16_t);
 }
 
-void attention_amx_pack_keys_bwd(const attention_job *j, int head, int64_t block) {
+void attention_bf16_pack_keys_bwd(const attention_job *j, int head, int64_t block) {
     const host_attention_args *a = j->a;
     const attention_block *b = &j->block[block];
     uint16_t *kc = (uint16_t *)(void *)attention_key_slot(j, head, block),
@@ -43,7 +43,7 @@ void attention_amx_pack_keys_bwd(const attention_job *j, int head, int64_t block
 }
 
 /* rows [64][kd] -> out [kv][64] */
-TARGET_AMX static void transpose(const uint16_t *rows, int64_t kd, int64_t kv, uint16_t *out) {
+HOST_TARGET_BF16 static void transpose(const uint16_t *rows, int64_t kd, int64_t kv, uint16_t *out) {
     __m512i step =
         _mm512_mullo_epi32(_mm512_set1_epi32((int)kd * 2),
                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
@@ -57,7 +57,7 @@ TARGET_AMX static void transpose(const uint16_t *rows, int64_t kd, int64_t kv, u
         }
 }
 
-TARGET_AMX void attention_amx_pack_queries(const attention_job *j, int head, int64_t query_block) {
+HOST_TARGET_BF16 void attention_bf16_pack_queries(const attention_job *j, int head, int64_t query_block) {
     const host_attention_args *a = j->a;
     int64_t kd = j->kd, d = a->heads * a->kw;
     uint16_t *q = (uint16_t *)(void *)attention_query_slot(j, head, query_block),
@@ -82,7 +82,7 @@ typedef struct gradient_block {
 } gradient_block;
 
 /* Rows i and i + 1 over n keys, a multiple of 32. */
-TILE_INLINE void gradient_rows(const gradient_block *g, int i, int n) {
+BF16_INLINE void gradient_rows(const gradient_block *g, int i, int n) {
     static const _Alignas(64)
         uint16_t pairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -116,7 +116,7 @@ TILE_INLINE void gradient_rows(const gradient_block *g, int i, int n) {
 
 /* Rows beyond the last query, up to a multiple of 32, are written as zeros: they are depth of dk
  * and dv. */
-TILE_INLINE void gradient_pass(const attention_job *j, const attention_block *b, int head,
+BF16_INLINE void gradient_pass(const attention_job *j, const attention_block *b, int head,
                                int64_t q0, int rows, int n, float *s, gradient_block *g) {
     float offset = b->part->offset * ATTENTION_LOG2E;
     bool plain = !b->part->bias && j->c > 0;
@@ -139,7 +139,7 @@ TILE_INLINE void gradient_pass(const attention_job *j, const attention_block *b,
 }
 
 /* x [kv][128] -> out rows of this block's keys, += scale x^T */
-TARGET_AMX static void add_out(const attention_job *j, int head, const attention_block *b,
+HOST_TARGET_BF16 static void add_out(const attention_job *j, int head, const attention_block *b,
                                float scale, const float *x, float *out) {
     const host_attention_args *a = j->a;
     __m512i step =
@@ -155,7 +155,7 @@ TARGET_AMX static void add_out(const attention_job *j, int head, const attention
         }
 }
 
-TARGET_AMX void attention_amx_backward(const attention_job *j, char *lane, int head, int64_t block0,
+HOST_TARGET_BF16 void attention_bf16_backward(const attention_job *j, char *lane, int head, int64_t block0,
                                        int64_t block1, int chunk) {
     int64_t kd = j->kd, kv = j->kv;
     int tiles = (int)kv / 16, deep = (int)kd / 32;
@@ -176,16 +176,16 @@ TARGET_AMX void attention_amx_backward(const attention_job *j, char *lane, int h
             const uint16_t *q = (const uint16_t *)(void *)attention_query_slot(j, head, qb);
             const uint16_t *dy = q + QUERY_BLOCK * kd, *qt = dy + QUERY_BLOCK * kd,
                            *dyt = qt + QUERY_BLOCK * kv;
-            attention_tile_matmul(2 * steps, n / 16, deep, q, kd, kc, deep * TILE_ELEMS, TILE_ELEMS,
+            j->path->matmul(2 * steps, n / 16, deep, q, kd, kc, deep * TILE_ELEMS, TILE_ELEMS,
                                   s, SCORE_LD, false);
-            attention_tile_matmul(2 * steps, n / 16, deep, dy, kd, vc, deep * TILE_ELEMS,
+            j->path->matmul(2 * steps, n / 16, deep, dy, kd, vc, deep * TILE_ELEMS,
                                   TILE_ELEMS, dp, SCORE_LD, false);
             gradient_pass(j, b, head, q0, rows, n, s, &g);
-            attention_tile_matmul(tiles, n / 16, steps, dyt, QUERY_BLOCK, p,
+            j->path->matmul(tiles, n / 16, steps, dyt, QUERY_BLOCK, p,
                                   QUERY_STEPS * TILE_ELEMS, TILE_ELEMS, dv, KEY_BLOCK, true);
-            attention_tile_matmul(tiles, n / 16, steps, qt, QUERY_BLOCK, ds,
+            j->path->matmul(tiles, n / 16, steps, qt, QUERY_BLOCK, ds,
                                   QUERY_STEPS * TILE_ELEMS, TILE_ELEMS, dk, KEY_BLOCK, true);
-            attention_tile_matmul(2 * steps, tiles, n / 32, g.left, LEFT_LD, kr, TILE_ELEMS,
+            j->path->matmul(2 * steps, tiles, n / 32, g.left, LEFT_LD, kr, TILE_ELEMS,
                                   tiles * TILE_ELEMS, attention_dq(j, head, chunk, qb), kv, true);
         }
         add_out(j, head, b, j->a->scale, dk, b->part->dk);

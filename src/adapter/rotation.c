@@ -164,6 +164,23 @@ void rotation_cayley_host(const adapter_options *o, int64_t b, const double *q, 
     solve_host(b, work, d);
 }
 
+bool rotation_log(int64_t b, const float *r, float *a, double *work) {
+    double *x = work + b * b, worst = 0;
+    for (int64_t i = 0; i < b * b; i++) {
+        double one = i / b == i % b;
+        work[i] = one + (double)r[i];
+        x[i] = one - (double)r[i];
+    }
+    solve_host(b, work, x);
+    for (int64_t i = 0; i < b; i++)
+        for (int64_t j = 0; j < b; j++) {
+            a[i * b + j] = (float)(0.5 * (x[i * b + j] - x[j * b + i]));
+            double symmetric = fabs(x[i * b + j] + x[j * b + i]);
+            if (!(symmetric <= worst)) worst = symmetric;
+        }
+    return worst < 1e-2;
+}
+
 /* D of (I + D)^-1 */
 static void inverted(int64_t b, double *d, double *work, double *out) {
     for (int64_t i = 0; i < b * b; i++) work[i] = d[i] + (i / b == i % b), out[i] = -d[i];

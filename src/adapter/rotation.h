@@ -38,6 +38,9 @@ typedef void (*rotation_delta)(const adapter_options *o, int64_t b, const double
 void   rotation_cayley_host(const adapter_options *o, int64_t b, const double *q, double *d, double *work);
 status rotation_merge(const adapter_site *s, const rotation_dims *z, rotation_delta delta, const float *const t[], double m, bool inverse, float *w);
 
+/* A with R = (I - A)(I + A)^-1 of a rotation R [b, b]; false when R is none or turns by 180 degrees. work [2 b b] */
+bool   rotation_log(int64_t b, const float *r, float *a, double *work);
+
 /* ---- oft.c, for its two variants ---- */
 status  oft_dims(const adapter_site *s, rotation_dims *z);
 status  oft_tensors(const adapter_site *s, adapter_tensor t[], int *n);

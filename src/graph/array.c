@@ -37,32 +37,45 @@ static uint64_t storage_bytes(const array *a) {
     return align_up((size_t)shape_count(&a->s) * dtype_bytes(a->dtype), 4);
 }
 
-status array_create(device *d, region r, dtype t, shape s, const char *name, array **out) {
-    status st = OK;
-    char text[96], what[240];
-    *out = NULL;
+static array *array_new(device *d, region r, dtype t, shape s, const char *name) {
     array *a = mem_zalloc(sizeof *a);
-    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
-    *a = (array){.dev = d, .region = r, .dtype = t, .s = s, .version = 1};
+    if (!a) return NULL;
+    *a = (array){.dev = d, .region = r, .dtype = t, .s = s, .version = 1, .deferred = true};
     snprintf(a->name, sizeof a->name, "%s", name);
+    return a;
+}
+
+/* Memory for the values of a, zeroed. */
+static status storage_alloc(const array *a, void **data, gpu_span *span) {
+    char text[96], what[240];
+    const device *d = a->dev;
     if (storage_bytes(a) > d->max_tensor_bytes)
-        TRY(fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", name, shape_text(&s, text),
-                 (double)storage_bytes(a) / 1e6, d->id, (double)d->max_tensor_bytes / 1e6));
-    snprintf(what, sizeof what, "array %s %s", a->name, shape_text(&s, text));
-    TRY(array_alloc(d, r, storage_bytes(a), what, &a->data, &a->span));
-    *out = a;
-out:
-    if (st != OK) mem_free(a);
+        return fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", a->name, shape_text(&a->s, text),
+                    (double)storage_bytes(a) / 1e6, d->id, (double)d->max_tensor_bytes / 1e6);
+    snprintf(what, sizeof what, "array %s %s", a->name, shape_text(&a->s, text));
+    return array_alloc(a->dev, a->region, storage_bytes(a), what, data, span);
+}
+
+static status take_memory(array *a) {
+    if (!a->deferred) return OK;
+    status st = storage_alloc(a, &a->data, &a->span);
+    if (st == OK) a->deferred = false;
+    return st;
+}
+
+status array_create(device *d, region r, dtype t, shape s, const char *name, array **out) {
+    *out = NULL;
+    array *a = array_new(d, r, t, s, name);
+    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
+    status st = take_memory(a);
+    if (st == OK) *out = a;
+    else mem_free(a);
     return st;
 }
 
 status array_create_deferred(device *d, dtype t, shape s, const char *name, array **out) {
-    array *a = mem_zalloc(sizeof *a);
-    *out = a;
-    if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
-    *a = (array){.dev = d, .region = REGION_WEIGHTS, .dtype = t, .s = s, .version = 1, .deferred = true};
-    snprintf(a->name, sizeof a->name, "%s", name);
-    return OK;
+    *out = array_new(d, REGION_WEIGHTS, t, s, name);
+    return *out ? OK : fail(E_HOST_MEMORY, "no host memory for array %s", name);
 }
 
 void array_set_source(array *a, array_fetch fetch, void *ctx) {
@@ -73,19 +86,6 @@ void array_set_source(array *a, array_fetch fetch, void *ctx) {
 }
 
 bool array_is_empty(const array *a) { return a->deferred && !a->fetch; }
-
-static status take_memory(array *a) {
-    status st = OK;
-    char text[96];
-    if (!a->deferred) return OK;
-    if (storage_bytes(a) > a->dev->max_tensor_bytes)
-        TRY(fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", a->name, shape_text(&a->s, text),
-                 (double)storage_bytes(a) / 1e6, a->dev->id, (double)a->dev->max_tensor_bytes / 1e6));
-    TRY(array_alloc(a->dev, a->region, storage_bytes(a), &a->data, &a->span));
-    a->deferred = false;
-out:
-    return st;
-}
 
 /* The values of a deferred array at dst. */
 static status fetch_values(const array *a, void *dst) {
@@ -211,7 +211,7 @@ status pack_fill(device *d, const pack_use *u) {
     void *data = src->data;
     gpu_span span = src->span;
     if (src->deferred) {
-        TRY(array_alloc(d, REGION_WEIGHTS, storage_bytes(src), &data, &span));
+        TRY(storage_alloc(src, &data, &span));
         lent = true;
         TRY(fetch_to_device(src, data, span));
     }

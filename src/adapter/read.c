@@ -55,7 +55,7 @@ status read_values(reading *r, const layer_group *g, role k, int64_t count, cons
     return OK;
 }
 
-status read_add(reading *r, const layer_group *g, const adapter_info *info, const adapter_options *o, float *v[], int64_t count[]) {
+status read_add(reading *r, const layer_group *g, const adapter_info *info, const adapter_options *o, float *v[ADAPTER_MAX_TENSORS], int64_t count[ADAPTER_MAX_TENSORS]) {
     status st = OK;
     adapter_file_part *part = &r->f->part[g->model];
     adapter_tensor t[ADAPTER_MAX_TENSORS];

@@ -1,9 +1,11 @@
 /* test_adapter_files.c: adapters made by PEFT (six versions), diffusers, LyCORIS and kohya's scripts, on the tiny UNet: merged
  * and as layers of their own, the answer is that of the program that made them. What is broken or ambiguous is refused.
  * Golden: tests/golden/make_adapters.py, make_train.py.
+ * Leaves what it wrote in test_adapter_files_DEVICE/, for tests/golden/check_adapters.py to load with PEFT and diffusers.
  * usage: test_adapter_files GOLDEN_FOLDER [device]     exit 77: no such device
  * SPDX-License-Identifier: MIT */
 #include "adapter/adapter_file.h"
+#include "adapter/adapter_write.h"
 #include "family/unet.h"
 #include "test.h"
 #include <math.h>
@@ -130,6 +132,132 @@ static void check_file(const char *maker, const char *name, const char *dialect)
     safetensors_close(s);
 }
 
+/* ---- writing ---- */
+
+static const char *const targets[] = {"to_q", "to_v", "to_out.0", "proj_in", "conv1", NULL};
+static const char *const linear[] = {"to_q", "to_v", NULL};
+
+static const struct written { const char *label, *adapter; adapter_options o; const char *const *targets; unsigned formats; } written[] = {
+    {"lora", "lora", {.rank = 3, .alpha = 6}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
+    {"rslora", "lora", {.rank = 4, .alpha = 2, .rslora = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
+    {"dora", "lora", {.rank = 2, .alpha = 2, .dora = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"dora_columns", "lora", {.rank = 2, .alpha = 2, .dora = true, .dora_columns = true}, targets, 1u << ADAPTER_KOHYA},
+    {"oft", "oft", {.block = 8}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"oft_share", "oft", {.block = 8, .share = true}, linear, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"oft_output", "oft", {.block = 4, .output_side = true, .row_scale = true}, targets, 1u << ADAPTER_KOHYA},
+    {"coft", "coft", {.block = 8, .eps = 1}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"neumann", "oft_neumann", {.block = 8}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"neumann6", "oft_neumann", {.block = 8, .terms = 6}, targets, 1u << ADAPTER_PEFT},
+    {"neumann_old", "oft_neumann", {.block = 8, .old_series = true}, targets, 0},
+    {"boft", "boft", {.block = 4, .row_scale = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"boft2", "boft", {.block = 4, .factors = 2}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"diff", "diff", {0}, linear, 1u << ADAPTER_KOHYA},
+};
+
+static void set_noise(params *ps) {
+    for (int i = 0; i < ps->n; i++) {
+        static float v[1 << 16];
+        int64_t n = shape_count(&ps->p[i].s);
+        REQUIRE(n <= (int64_t)ARRAY_LEN(v));
+        REQUIRE_OK(params_get(ps, ps->p[i].name, v, n));
+        for (int64_t k = 0; k < n; k++) v[k] += 0.1f * (float)rng_normal((rng_key){{3, 0}, rng_stream(ps->p[i].name)}, 0, (uint64_t)k);
+        REQUIRE_OK(params_set(ps, ps->p[i].name, v, n));
+    }
+}
+
+/* What path, read back, makes the network answer. */
+static void ask_file(const char *path, const char *dialect, float *y) {
+    params model;
+    adapter_file *f = NULL;
+    open_model(&model, NULL);
+    adapter_model m = {"unet", &model};
+    REQUIRE_OK(adapter_file_open(path, &m, 1, dialect, &f));
+    REQUIRE_OK(adapter_file_merge(f, 0, &model, 1, false));
+    ask(&model, NULL, y);
+    adapter_file_close(f);
+    params_fini(&model);
+}
+
+static void check_written(const struct written *c, const safetensor_note *about, safetensor *answer) {
+    static float want[ARRAY_LEN(written)][ANSWER];
+    float y[ANSWER];
+    params model, own;
+    params_init(&own, g_dev, DT_F32);
+    adapter_set set = {.info = adapter_find(c->adapter), .targets = c->targets, .opts = c->o, .ps = &own};
+    open_model(&model, &set);
+    REQUIRE_OK(adapter_init_all(&set, &model, 1));
+    set_noise(&own);
+    float *mine = want[c - written];
+    ask(&model, &set, mine);
+    *answer = (safetensor){.name = c->label, .dtype = DT_F32, .n_dims = 4, .dim = {2, 8, 8, 4}, .data = mine};
+    adapter_source source = {"unet", &set, &model};
+    adapter_write_params over = {.source = &source, .n_sources = 1, .format = ADAPTER_PEFT, .type = DT_F32}; /* a folder of the user's */
+    status refused = adapter_write(g_scratch, &over, NULL);
+    CHECK(refused == (c->formats >> ADAPTER_PEFT & 1u ? E_USAGE : E_UNSUPPORTED) && os_is_folder(g_scratch), "%s written over a folder: %s", c->label, status_name(refused));
+    for (int format = 0; format < ADAPTER_FORMAT_COUNT; format++) {
+        char path[700];
+        double kept = 0;
+        bool any = format == ADAPTER_DIFF || format == ADAPTER_SVD, can = any || (c->formats >> format & 1u);
+        snprintf(path, sizeof path, "%s/%s_%s%s", g_scratch, adapter_format_name((adapter_format)format), c->label, format == ADAPTER_PEFT ? "" : ".safetensors");
+        adapter_write_params p = {.source = &source, .n_sources = 1, .format = (adapter_format)format, .type = DT_F32, .svd_rank = 512, .notes = about, .n_notes = 1};
+        for (int twice = 0; twice < 2; twice++) { /* the second replaces the first */
+            status st = adapter_write(path, &p, &kept);
+            CHECK(st == (can ? OK : E_UNSUPPORTED), "%s: %s %s", path, status_name(st), st ? error_message() : "written");
+        }
+        if (!can) continue;
+        CHECK(kept > 0.9999999, "%s keeps %.9f", path, kept);
+        ask_file(path, NULL, y);
+        CHECK(worst(y, mine) < 2e-5, "%s read back: off by %g", path, worst(y, mine));
+        if (format != ADAPTER_SVD) continue;
+        double before = 1e9;
+        for (p.svd_rank = 1; p.svd_rank <= 8; p.svd_rank *= 2) {
+            REQUIRE_OK(adapter_write(path, &p, &kept));
+            CHECK(kept > 0 && kept < 1.0000001 && (1 - kept) <= before, "%s of rank %d keeps %g", path, p.svd_rank, kept);
+            before = 1 - kept;
+        }
+    }
+    params_fini(&model);
+    params_fini(&own);
+}
+
+/* The best approximation of diag(5, 3, 1) in turned axes: 25/35, 34/35, 1 of the energy. */
+static void check_factor(void) {
+    enum { O = 20, C = 30 };
+    float d[O * C] = {0}, up[O * 3], down[3 * C], u[3][O], v[3][C];
+    static const float size[] = {5, 3, 1};
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < O; i++) u[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 1) / O) * sqrt(2.0 / O)); /* orthonormal cosines */
+        for (int i = 0; i < C; i++) v[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 2) / C) * sqrt(2.0 / C));
+        for (int i = 0; i < O * C; i++) d[i] += size[k] * u[k][i / C] * v[k][i % C];
+    }
+    for (int r = 1; r <= 3; r++) {
+        double kept = 0, off = 0;
+        REQUIRE_OK(adapter_factor(O, C, r, d, up, down, &kept));
+        for (int i = 0; i < O * C; i++) {
+            double want = 0, got = 0;
+            for (int k = 0; k < r; k++) want += (double)size[k] * (double)u[k][i / C] * (double)v[k][i % C], got += (double)up[i / C * r + k] * (double)down[k * C + i % C];
+            off = fmax(off, fabs(want - got));
+        }
+        static const double energy[] = {25.0 / 35, 34.0 / 35, 1};
+        CHECK(off < 1e-5 && fabs(kept - energy[r - 1]) < 1e-6, "rank %d: off by %g, keeps %g", r, off, kept);
+    }
+}
+
+static void check_writing(void) {
+    char path[700];
+    safetensor answer[ARRAY_LEN(written)];
+    const safetensor_note about = {"modelspec.title", "a test"};
+    check_factor();
+    for (size_t i = 0; i < ARRAY_LEN(written); i++) check_written(&written[i], &about, &answer[i]);
+    snprintf(path, sizeof path, "%s/answers.safetensors", g_scratch);
+    REQUIRE_OK(safetensors_write(path, answer, ARRAY_LEN(written), NULL, 0));
+    safetensors *f = NULL;
+    snprintf(path, sizeof path, "%s/kohya_lora.safetensors", g_scratch);
+    REQUIRE_OK(safetensors_open(path, &f));
+    CHECK(strcmp(safetensors_find_note(f, "modelspec.title"), "a test") == 0 && strcmp(safetensors_find_note(f, "ss_network_dim"), "3") == 0, "metadata are missing");
+    safetensors_close(f);
+}
+
 /* ---- what must be refused ---- */
 
 static params g_model;
@@ -220,6 +348,7 @@ int main(int argc, char **argv) {
     REQUIRE_OK(os_mkdir_p(g_scratch));
     REQUIRE_OK(safetensors_open(path, &g_tiny));
     for (size_t i = 0; i < ARRAY_LEN(files); i++) check_file(files[i].maker, files[i].name, files[i].dialect);
+    check_writing();
     check_refusals();
     safetensors_close(g_tiny);
     CHECK(device_validation_errors(g_dev) == 0, "the validation layer has complaints");

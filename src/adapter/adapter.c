@@ -163,8 +163,7 @@ tensor *adapter_layer(graph *g, const adapter_set *first, const adapter_call *c)
 
 /* ---- every site of a model ---- */
 
-/* The layer of parameter i of the model when its weight can carry adapters and `a` wants it. */
-static bool site_at(const adapter_set *a, const params *model, int i, char layer[128], adapter_site *s) {
+bool adapter_site_at(const adapter_set *a, const params *model, int i, char layer[128], adapter_site *s) {
     const param *p = &model->p[i];
     size_t n = strlen(p->name);
     if (p->vector || (p->s.n != 2 && p->s.n != 4) || n < 8 || strcmp(p->name + n - 7, ".weight") != 0) return false;
@@ -172,7 +171,7 @@ static bool site_at(const adapter_set *a, const params *model, int i, char layer
     return adapter_site_of(a, layer, p->s, HERE, s);
 }
 
-/* One block holding the values of every trainable of a site, zeroed; t[i] point into it. */
+/* One block holding the values of every trainable of a site, zeroed; v[i] point into it. */
 static status values_alloc(const adapter_site *s, adapter_tensor t[], float *v[], int *n) {
     status st = OK;
     int64_t total = 0;
@@ -180,6 +179,16 @@ static status values_alloc(const adapter_site *s, adapter_tensor t[], float *v[]
     for (int i = 0; i < *n; i++) total += shape_count(&t[i].s);
     if (!(v[0] = mem_zalloc((size_t)MAX(total, 1) * sizeof *v[0]))) TRY(fail(E_HOST_MEMORY, "no host memory for the adapter of %s", s->layer));
     for (int i = 1; i < *n; i++) v[i] = v[i - 1] + shape_count(&t[i - 1].s);
+out:
+    return st;
+}
+
+status adapter_values(const adapter_site *s, adapter_tensor t[ADAPTER_MAX_TENSORS], float *v[ADAPTER_MAX_TENSORS], int *n) {
+    status st = OK;
+    char name[ADAPTER_KEY_BYTES];
+    for (int i = 0; i < ADAPTER_MAX_TENSORS; i++) v[i] = NULL;
+    TRY(values_alloc(s, t, v, n));
+    for (int i = 0; i < *n; i++) TRY(params_get(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
 out:
     return st;
 }
@@ -212,7 +221,7 @@ status adapter_init_all(const adapter_set *a, params *model, uint32_t seed) {
     for (int i = 0; i < model->n; i++) {
         char layer[128];
         adapter_site s;
-        if (site_at(a, model, i, layer, &s)) TRY(init_site(&s, model, &model->p[i], seed));
+        if (adapter_site_at(a, model, i, layer, &s)) TRY(init_site(&s, model, &model->p[i], seed));
     }
 out:
     return st;
@@ -222,7 +231,7 @@ void adapter_project_all(graph *g, const adapter_set *a, const params *model) {
     for (int i = 0; i < model->n; i++) {
         char layer[128];
         adapter_site s;
-        if (site_at(a, model, i, layer, &s) && s.info->project) s.info->project(g, &s);
+        if (adapter_site_at(a, model, i, layer, &s) && s.info->project) s.info->project(g, &s);
     }
 }
 
@@ -233,7 +242,7 @@ int64_t adapter_effective_count(const adapter_set *a, const params *model) {
         adapter_site s;
         adapter_tensor t[ADAPTER_MAX_TENSORS];
         int n = 0;
-        if (!site_at(a, model, i, layer, &s) || s.info->tensors(&s, t, &n) != OK) continue;
+        if (!adapter_site_at(a, model, i, layer, &s) || s.info->tensors(&s, t, &n) != OK) continue;
         for (int k = 0; k < n; k++) {
             int64_t count = shape_count(&t[k].s), b = t[k].s.d[t[k].s.n - 1];
             total += t[k].skew ? count / (2 * b) * (b - 1) : count;
@@ -247,9 +256,7 @@ static status merge_site(const adapter_site *s, params *model, const param *p, d
     adapter_tensor t[ADAPTER_MAX_TENSORS];
     float *v[ADAPTER_MAX_TENSORS] = {0}, *w = NULL;
     int n = 0;
-    char name[ADAPTER_KEY_BYTES];
-    TRY(values_alloc(s, t, v, &n));
-    for (int i = 0; i < n; i++) TRY(params_get(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
+    TRY(adapter_values(s, t, v, &n));
     TRY(weight_get(model, p, &w));
     TRY(s->info->merge(s, (const float *const *)v, m, inverse, w));
     TRY(params_set(model, p->name, w, shape_count(&p->s)));
@@ -264,7 +271,7 @@ status adapter_merge_all(const adapter_set *a, params *model, double m, bool inv
     for (int i = 0; i < model->n; i++) {
         char layer[128];
         adapter_site s;
-        if (site_at(a, model, i, layer, &s)) TRY(merge_site(&s, model, &model->p[i], m, inverse));
+        if (adapter_site_at(a, model, i, layer, &s)) TRY(merge_site(&s, model, &model->p[i], m, inverse));
     }
 out:
     return st;

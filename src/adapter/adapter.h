@@ -81,6 +81,10 @@ const adapter_info *adapter_find(const char *name);                   /* NULL = 
 const adapter_info *adapter_at(int i);                                /* the table; NULL past its end */
 /* The site of a set on a layer; false when it carries none. */
 bool   adapter_site_of(const adapter_set *a, const char *layer, shape w, const char *at, adapter_site *s);
+/* The same for parameter i of a model: layer and *s are set when it is a weight that can carry adapters and a wants it. */
+bool   adapter_site_at(const adapter_set *a, const params *model, int i, char layer[128], adapter_site *s);
+/* The trained values of a site: v[0] is mem_alloc'ed and holds them all; free it in any case. */
+status adapter_values(const adapter_site *s, adapter_tensor t[ADAPTER_MAX_TENSORS], float *v[ADAPTER_MAX_TENSORS], int *n);
 /* Start values of every site of one set (not of its followers); model: the declared layers, with their weights. */
 status adapter_init_all(const adapter_set *a, params *model, uint32_t seed);
 /* Records `project` for every site of one set. */

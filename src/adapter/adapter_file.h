@@ -13,6 +13,7 @@
 #include "file/file.h"
 
 #define ADAPTER_MAX_MODELS 4
+#define ADAPTER_EXACT_NOTE "imago.oft"     /* metadata of kohya files: "exact" = the Cayley transform, not the series */
 
 typedef struct adapter_model {
     const char *part;                      /* diffusers' folder name: "unet", "text_encoder", "text_encoder_2", "transformer" */

@@ -43,12 +43,22 @@ static status copy(reading *r, const layer_group *g, role k, float *v, int64_t c
 
 /* ---- a triangle of numbers: PEFT >= 0.16, kohya's oft_v2, OneTrainer ---- */
 
+static bool read_exact_note(const reading *r) {
+    const char *note = safetensors_find_note(r->s, ADAPTER_EXACT_NOTE);
+    return note && strcmp(note, "exact") == 0;
+}
+
 /* How the series is to be read, which the file itself does not say. */
 static status triangle_kind(reading *r, const layer_group *g, const adapter_info **info, adapter_options *o) {
     bool config = read_config(r, g, "oft_block_size") || read_config(r, g, "use_cayley_neumann");
     const char *dialect = "kohya-oft-v2", *module = safetensors_find_note(r->s, "ss_network_module");
     *info = adapter_find("oft_neumann");
     o->terms = 5;
+    if (read_exact_note(r)) {
+        *info = adapter_find("oft");
+        read_say(r, "imago-oft", "its note %s says so", ADAPTER_EXACT_NOTE);
+        return OK;
+    }
     if (read_told(r, "peft-oft-exact") || (config && !read_true(r, g, "use_cayley_neumann", true))) {
         *info = adapter_find("oft");
         dialect = "peft-oft-exact";
@@ -97,6 +107,7 @@ static status read_triangle(reading *r, const layer_group *g) {
     bool kohya = !read_config(r, g, "oft_block_size") && (g->spelled == SPELL_KOHYA || g->t[ROLE_OFT_SCALED]);
     double scale = g->t[ROLE_OFT_SCALED] ? 1 / (2 * sqrt((double)b - 1)) : 1;
     if (kohya && g->p->s.n == 4) scale = -scale; /* W R where everybody else has W R^T */
+    if (read_exact_note(r)) scale = -scale; /* stored so that kohya's series nearly turns as we do */
     for (int64_t k = 0; k < t->dim[0]; k++)
         for (int64_t i = 0, at = 0; i < b; i++)
             for (int64_t j = i + 1; j < b; j++, at++) {

@@ -1,9 +1,9 @@
-/* test_adapter_files.c: adapters made by PEFT (six versions), diffusers, LyCORIS and kohya's scripts, on the tiny UNet: merged
- * and as layers of their own, the answer is that of the program that made them. What is broken or ambiguous is refused.
- * Golden: tests/golden/make_adapters.py, make_train.py.
- * Leaves what it wrote in test_adapter_files_DEVICE/, for tests/golden/check_adapters.py to load with PEFT and diffusers.
- * usage: test_adapter_files GOLDEN_FOLDER [device]     exit 77: no such device
- * SPDX-License-Identifier: MIT */
+/* test_adapter_files.c: adapters made by PEFT (six versions), diffusers, LyCORIS and kohya's
+ * scripts, on the tiny UNet: merged and as layers of their own, the answer is that of the program
+ * that made them. What is broken or ambiguous is refused. Golden: tests/golden/make_adapters.py,
+ * make_train.py. Leaves what it wrote in test_adapter_files_DEVICE/, for
+ * tests/golden/check_adapters.py to load with PEFT and diffusers. usage: test_adapter_files
+ * GOLDEN_FOLDER [device]     exit 77: no such device SPDX-License-Identifier: MIT */
 #include "adapter/adapter_file.h"
 #include "adapter/adapter_write.h"
 #include "family/unet.h"
@@ -27,21 +27,46 @@ static char g_scratch[200], g_path[700];
         }                                                                                          \
     } while (0)
 
-static const struct { const char *maker, *name, *dialect; } files[] = {
-    {"diffusers", "diffusers-new", "diffusers-lora"}, {"diffusers", "diffusers-old", "diffusers-lora"}, {"diffusers", "diffusers-processor", "diffusers-lora"},
-    {"made", "made-cloneofsimo", "cloneofsimo-lora"}, {"made", "made-full", "diff"}, {"made", "made-diag", "lycoris-oft-diag"},
-    {"kohya", "kohya-lora", "kohya-lora"}, {"kohya", "kohya-oft", "kohya-oft"},
-    {"lycoris", "lycoris-oft", "lycoris-oft"}, {"lycoris", "lycoris-oft-limited", "lycoris-oft"}, {"lycoris", "lycoris-boft", "lycoris-boft"},
-    {"lycoris", "lycoris-lora", "kohya-lora"}, {"lycoris", "lycoris-tucker", "kohya-lora"}, {"lycoris", "lycoris-dora", "kohya-lora"},
-    {"lycoris", "lycoris-dora-columns", "kohya-lora"}, {"lycoris", "lycoris-norm", "diff"},
-    {"peft0.13.0", "peft0.13.0-oft", "peft-oft-0.7"}, {"peft0.13.0", "peft0.13.0-coft", "peft-oft-0.7"}, {"peft0.13.0", "peft0.13.0-boft", "peft-boft"},
-    {"peft0.13.0", "peft0.13.0-butterfly", "peft-boft"}, {"peft0.15.2", "peft0.15.2-oft", "peft-oft-0.14"}, {"peft0.15.2", "peft0.15.2-share", "peft-oft-0.14"},
-    {"peft0.17.0", "peft0.17.0-oft", "peft-oft-0.16"}, {"peft0.17.0", "peft0.17.0-exact", "peft-oft-exact"},
-    {"peft0.18.0", "peft0.18.0-oft", "peft-oft"}, {"peft0.18.0", "peft0.18.0-exact", "peft-oft-exact"},
-    {"peft0.21.2", "peft0.21.2-lora", "peft-lora"}, {"peft0.21.2", "peft0.21.2-rslora", "peft-lora"}, {"peft0.21.2", "peft0.21.2-pattern", "peft-lora"},
-    {"peft0.21.2", "peft0.21.2-dora", "peft-lora"}, {"peft0.21.2", "peft0.21.2-oft", "peft-oft"}, {"peft0.21.2", "peft0.21.2-exact", "peft-oft-exact"},
-    {"peft0.21.2", "peft0.21.2-terms", "peft-oft"}, {"peft0.21.2", "peft0.21.2-share", "peft-oft"}, {"peft0.21.2", "peft0.21.2-coft", "peft-oft-exact"},
-    {"peft0.21.2", "peft0.21.2-boft", "peft-boft"}, {"peft0.21.2", "peft0.21.2-butterfly", "peft-boft"},
+static const struct {
+    const char *maker, *name, *dialect;
+} files[] = {
+    {"diffusers", "diffusers-new", "diffusers-lora"},
+    {"diffusers", "diffusers-old", "diffusers-lora"},
+    {"diffusers", "diffusers-processor", "diffusers-lora"},
+    {"made", "made-cloneofsimo", "cloneofsimo-lora"},
+    {"made", "made-full", "diff"},
+    {"made", "made-diag", "lycoris-oft-diag"},
+    {"kohya", "kohya-lora", "kohya-lora"},
+    {"kohya", "kohya-oft", "kohya-oft"},
+    {"lycoris", "lycoris-oft", "lycoris-oft"},
+    {"lycoris", "lycoris-oft-limited", "lycoris-oft"},
+    {"lycoris", "lycoris-boft", "lycoris-boft"},
+    {"lycoris", "lycoris-lora", "kohya-lora"},
+    {"lycoris", "lycoris-tucker", "kohya-lora"},
+    {"lycoris", "lycoris-dora", "kohya-lora"},
+    {"lycoris", "lycoris-dora-columns", "kohya-lora"},
+    {"lycoris", "lycoris-norm", "diff"},
+    {"peft0.13.0", "peft0.13.0-oft", "peft-oft-0.7"},
+    {"peft0.13.0", "peft0.13.0-coft", "peft-oft-0.7"},
+    {"peft0.13.0", "peft0.13.0-boft", "peft-boft"},
+    {"peft0.13.0", "peft0.13.0-butterfly", "peft-boft"},
+    {"peft0.15.2", "peft0.15.2-oft", "peft-oft-0.14"},
+    {"peft0.15.2", "peft0.15.2-share", "peft-oft-0.14"},
+    {"peft0.17.0", "peft0.17.0-oft", "peft-oft-0.16"},
+    {"peft0.17.0", "peft0.17.0-exact", "peft-oft-exact"},
+    {"peft0.18.0", "peft0.18.0-oft", "peft-oft"},
+    {"peft0.18.0", "peft0.18.0-exact", "peft-oft-exact"},
+    {"peft0.21.2", "peft0.21.2-lora", "peft-lora"},
+    {"peft0.21.2", "peft0.21.2-rslora", "peft-lora"},
+    {"peft0.21.2", "peft0.21.2-pattern", "peft-lora"},
+    {"peft0.21.2", "peft0.21.2-dora", "peft-lora"},
+    {"peft0.21.2", "peft0.21.2-oft", "peft-oft"},
+    {"peft0.21.2", "peft0.21.2-exact", "peft-oft-exact"},
+    {"peft0.21.2", "peft0.21.2-terms", "peft-oft"},
+    {"peft0.21.2", "peft0.21.2-share", "peft-oft"},
+    {"peft0.21.2", "peft0.21.2-coft", "peft-oft-exact"},
+    {"peft0.21.2", "peft0.21.2-boft", "peft-boft"},
+    {"peft0.21.2", "peft0.21.2-butterfly", "peft-boft"},
 };
 
 static void load_weights(params *ps) {
@@ -66,11 +91,15 @@ static void ask(params *ps, const adapter_set *a, float *y) {
     plan *p = NULL;
     graph *g = graph_create(g_dev);
     nn m = {g, ps, a};
-    tensor *x = graph_input(g, "x", DT_F32, SHAPE(2, 8, 8, 4)), *t = graph_input(g, "t", DT_F32, SHAPE(2)), *context = graph_input(g, "context", DT_F32, SHAPE(2, 7, 24));
-    graph_output(g, unet_denoise(&m, &unet_tiny, x, t, &(unet_text){.context = context}, NULL), "y");
+    tensor *x = graph_input(g, "x", DT_F32, SHAPE(2, 8, 8, 4)),
+           *t = graph_input(g, "t", DT_F32, SHAPE(2)),
+           *context = graph_input(g, "context", DT_F32, SHAPE(2, 7, 24));
+    graph_output(g, unet_denoise(&m, &unet_tiny, x, t, &(unet_text){.context = context}, NULL),
+                 "y");
     REQUIRE_OK(graph_compile(g, NULL, &p));
     static const char *const names[] = {"x", "t", "context"};
-    for (int i = 0; i < 3; i++) REQUIRE_OK(plan_write(p, names[i], safetensors_find(g_tiny, names[i])->data));
+    for (int i = 0; i < 3; i++)
+        REQUIRE_OK(plan_write(p, names[i], safetensors_find(g_tiny, names[i])->data));
     REQUIRE_OK(plan_run(p, NULL, NULL));
     REQUIRE_OK(plan_read_f32(p, "y", y));
     plan_destroy(p);
@@ -112,17 +141,20 @@ static void check_file(const char *maker, const char *name, const char *dialect)
         if (strstr(name, "dora") == NULL) {
             REQUIRE_OK(adapter_file_merge(f, 0, &model, 1, true));
             ask(&model, NULL, y);
-            CHECK(worst(y, base) < 2e-5, "%s merged and taken out: off by %g", name, worst(y, base));
+            CHECK(worst(y, base) < 2e-5, "%s merged and taken out: off by %g", name,
+                  worst(y, base));
         }
         params_init(&own, g_dev, DT_F32);
         adapter_set set = adapter_file_set(f, 0, &own);
         open_model(&stacked, &set);
         st = adapter_file_fill(f, 0, &own);
         bool deltas = f->part[0].n_deltas > 0;
-        CHECK(st == (deltas ? E_UNSUPPORTED : OK), "%s as layers of its own: %s", name, st ? error_message() : "accepted, with biases lost");
+        CHECK(st == (deltas ? E_UNSUPPORTED : OK), "%s as layers of its own: %s", name,
+              st ? error_message() : "accepted, with biases lost");
         if (!deltas) {
             ask(&stacked, &set, y);
-            CHECK(worst(y, want->data) < 2e-5, "%s as layers of its own: off by %g", name, worst(y, want->data));
+            CHECK(worst(y, want->data) < 2e-5, "%s as layers of its own: off by %g", name,
+                  worst(y, want->data));
         }
         params_fini(&stacked);
         params_fini(&own);
@@ -137,20 +169,57 @@ static void check_file(const char *maker, const char *name, const char *dialect)
 static const char *const targets[] = {"to_q", "to_v", "to_out.0", "proj_in", "conv1", NULL};
 static const char *const linear[] = {"to_q", "to_v", NULL};
 
-static const struct written { const char *label, *adapter; adapter_options o; const char *const *targets; unsigned formats; } written[] = {
-    {"lora", "lora", {.rank = 3, .alpha = 6}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
-    {"rslora", "lora", {.rank = 4, .alpha = 2, .rslora = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
-    {"dora", "lora", {.rank = 2, .alpha = 2, .dora = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
-    {"dora_columns", "lora", {.rank = 2, .alpha = 2, .dora = true, .dora_columns = true}, targets, 1u << ADAPTER_KOHYA},
+static const struct written {
+    const char *label, *adapter;
+    adapter_options o;
+    const char *const *targets;
+    unsigned formats;
+} written[] = {
+    {"lora",
+     "lora",
+     {.rank = 3, .alpha = 6},
+     targets,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
+    {"rslora",
+     "lora",
+     {.rank = 4, .alpha = 2, .rslora = true},
+     targets,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA | 1u << ADAPTER_DIFFUSERS},
+    {"dora",
+     "lora",
+     {.rank = 2, .alpha = 2, .dora = true},
+     targets,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"dora_columns",
+     "lora",
+     {.rank = 2, .alpha = 2, .dora = true, .dora_columns = true},
+     targets,
+     1u << ADAPTER_KOHYA},
     {"oft", "oft", {.block = 8}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
-    {"oft_share", "oft", {.block = 8, .share = true}, linear, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
-    {"oft_output", "oft", {.block = 4, .output_side = true, .row_scale = true}, targets, 1u << ADAPTER_KOHYA},
+    {"oft_share",
+     "oft",
+     {.block = 8, .share = true},
+     linear,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"oft_output",
+     "oft",
+     {.block = 4, .output_side = true, .row_scale = true},
+     targets,
+     1u << ADAPTER_KOHYA},
     {"coft", "coft", {.block = 8, .eps = 1}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
     {"neumann", "oft_neumann", {.block = 8}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
     {"neumann6", "oft_neumann", {.block = 8, .terms = 6}, targets, 1u << ADAPTER_PEFT},
     {"neumann_old", "oft_neumann", {.block = 8, .old_series = true}, targets, 0},
-    {"boft", "boft", {.block = 4, .row_scale = true}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
-    {"boft2", "boft", {.block = 4, .factors = 2}, targets, 1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"boft",
+     "boft",
+     {.block = 4, .row_scale = true},
+     targets,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
+    {"boft2",
+     "boft",
+     {.block = 4, .factors = 2},
+     targets,
+     1u << ADAPTER_PEFT | 1u << ADAPTER_KOHYA},
     {"diff", "diff", {0}, linear, 1u << ADAPTER_KOHYA},
 };
 
@@ -160,7 +229,9 @@ static void set_noise(params *ps) {
         int64_t n = shape_count(&ps->p[i].s);
         REQUIRE(n <= (int64_t)ARRAY_LEN(v));
         REQUIRE_OK(params_get(ps, ps->p[i].name, v, n));
-        for (int64_t k = 0; k < n; k++) v[k] += 0.1f * (float)rng_normal((rng_key){{3, 0}, rng_stream(ps->p[i].name)}, 0, (uint64_t)k);
+        for (int64_t k = 0; k < n; k++)
+            v[k] += 0.1f *
+                    (float)rng_normal((rng_key){{3, 0}, rng_stream(ps->p[i].name)}, 0, (uint64_t)k);
         REQUIRE_OK(params_set(ps, ps->p[i].name, v, n));
     }
 }
@@ -178,31 +249,49 @@ static void ask_file(const char *path, const char *dialect, float *y) {
     params_fini(&model);
 }
 
-static void check_written(const struct written *c, const safetensor_note *about, safetensor *answer) {
+static void check_written(const struct written *c, const safetensor_note *about,
+                          safetensor *answer) {
     static float want[ARRAY_LEN(written)][ANSWER];
     float y[ANSWER];
     params model, own;
     params_init(&own, g_dev, DT_F32);
-    adapter_set set = {.info = adapter_find(c->adapter), .targets = c->targets, .opts = c->o, .ps = &own};
+    adapter_set set = {
+        .info = adapter_find(c->adapter), .targets = c->targets, .opts = c->o, .ps = &own};
     open_model(&model, &set);
     REQUIRE_OK(adapter_init_all(&set, &model, 1));
     set_noise(&own);
     float *mine = want[c - written];
     ask(&model, &set, mine);
-    *answer = (safetensor){.name = c->label, .dtype = DT_F32, .n_dims = 4, .dim = {2, 8, 8, 4}, .data = mine};
+    *answer = (safetensor){
+        .name = c->label, .dtype = DT_F32, .n_dims = 4, .dim = {2, 8, 8, 4}, .data = mine};
     adapter_source source = {"unet", &set, &model};
-    adapter_write_params over = {.source = &source, .n_sources = 1, .format = ADAPTER_PEFT, .type = DT_F32}; /* a folder of the user's */
+    adapter_write_params over = {.source = &source,
+                                 .n_sources = 1,
+                                 .format = ADAPTER_PEFT,
+                                 .type = DT_F32}; /* a folder of the user's */
     status refused = adapter_write(g_scratch, &over, NULL);
-    CHECK(refused == (c->formats >> ADAPTER_PEFT & 1u ? E_USAGE : E_UNSUPPORTED) && os_is_folder(g_scratch), "%s written over a folder: %s", c->label, status_name(refused));
+    CHECK(refused == (c->formats >> ADAPTER_PEFT & 1u ? E_USAGE : E_UNSUPPORTED) &&
+              os_is_folder(g_scratch),
+          "%s written over a folder: %s", c->label, status_name(refused));
     for (int format = 0; format < ADAPTER_FORMAT_COUNT; format++) {
         char path[700];
         double kept = 0;
-        bool any = format == ADAPTER_DIFF || format == ADAPTER_SVD, can = any || (c->formats >> format & 1u);
-        snprintf(path, sizeof path, "%s/%s_%s%s", g_scratch, adapter_format_name((adapter_format)format), c->label, format == ADAPTER_PEFT ? "" : ".safetensors");
-        adapter_write_params p = {.source = &source, .n_sources = 1, .format = (adapter_format)format, .type = DT_F32, .svd_rank = 512, .notes = about, .n_notes = 1};
+        bool any = format == ADAPTER_DIFF || format == ADAPTER_SVD,
+             can = any || (c->formats >> format & 1u);
+        snprintf(path, sizeof path, "%s/%s_%s%s", g_scratch,
+                 adapter_format_name((adapter_format)format), c->label,
+                 format == ADAPTER_PEFT ? "" : ".safetensors");
+        adapter_write_params p = {.source = &source,
+                                  .n_sources = 1,
+                                  .format = (adapter_format)format,
+                                  .type = DT_F32,
+                                  .svd_rank = 512,
+                                  .notes = about,
+                                  .n_notes = 1};
         for (int twice = 0; twice < 2; twice++) { /* the second replaces the first */
             status st = adapter_write(path, &p, &kept);
-            CHECK(st == (can ? OK : E_UNSUPPORTED), "%s: %s %s", path, status_name(st), st ? error_message() : "written");
+            CHECK(st == (can ? OK : E_UNSUPPORTED), "%s: %s %s", path, status_name(st),
+                  st ? error_message() : "written");
         }
         if (!can) continue;
         CHECK(kept > 0.9999999, "%s keeps %.9f", path, kept);
@@ -212,7 +301,8 @@ static void check_written(const struct written *c, const safetensor_note *about,
         double before = 1e9;
         for (p.svd_rank = 1; p.svd_rank <= 8; p.svd_rank *= 2) {
             REQUIRE_OK(adapter_write(path, &p, &kept));
-            CHECK(kept > 0 && kept < 1.0000001 && (1 - kept) <= before, "%s of rank %d keeps %g", path, p.svd_rank, kept);
+            CHECK(kept > 0 && kept < 1.0000001 && (1 - kept) <= before, "%s of rank %d keeps %g",
+                  path, p.svd_rank, kept);
             before = 1 - kept;
         }
     }
@@ -226,8 +316,11 @@ static void check_factor(void) {
     float d[O * C] = {0}, up[O * 3], down[3 * C], u[3][O], v[3][C];
     static const float size[] = {5, 3, 1};
     for (int k = 0; k < 3; k++) {
-        for (int i = 0; i < O; i++) u[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 1) / O) * sqrt(2.0 / O)); /* orthonormal cosines */
-        for (int i = 0; i < C; i++) v[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 2) / C) * sqrt(2.0 / C));
+        for (int i = 0; i < O; i++)
+            u[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 1) / O) *
+                              sqrt(2.0 / O)); /* orthonormal cosines */
+        for (int i = 0; i < C; i++)
+            v[k][i] = (float)(cos(acos(-1.0) * (i + 0.5) * (k + 2) / C) * sqrt(2.0 / C));
         for (int i = 0; i < O * C; i++) d[i] += size[k] * u[k][i / C] * v[k][i % C];
     }
     for (int r = 1; r <= 3; r++) {
@@ -235,11 +328,14 @@ static void check_factor(void) {
         REQUIRE_OK(adapter_factor(O, C, r, d, up, down, &kept));
         for (int i = 0; i < O * C; i++) {
             double want = 0, got = 0;
-            for (int k = 0; k < r; k++) want += (double)size[k] * (double)u[k][i / C] * (double)v[k][i % C], got += (double)up[i / C * r + k] * (double)down[k * C + i % C];
+            for (int k = 0; k < r; k++)
+                want += (double)size[k] * (double)u[k][i / C] * (double)v[k][i % C],
+                    got += (double)up[i / C * r + k] * (double)down[k * C + i % C];
             off = fmax(off, fabs(want - got));
         }
         static const double energy[] = {25.0 / 35, 34.0 / 35, 1};
-        CHECK(off < 1e-5 && fabs(kept - energy[r - 1]) < 1e-6, "rank %d: off by %g, keeps %g", r, off, kept);
+        CHECK(off < 1e-5 && fabs(kept - energy[r - 1]) < 1e-6, "rank %d: off by %g, keeps %g", r,
+              off, kept);
     }
 }
 
@@ -254,7 +350,9 @@ static void check_writing(void) {
     safetensors *f = NULL;
     snprintf(path, sizeof path, "%s/kohya_lora.safetensors", g_scratch);
     REQUIRE_OK(safetensors_open(path, &f));
-    CHECK(strcmp(safetensors_find_note(f, "modelspec.title"), "a test") == 0 && strcmp(safetensors_find_note(f, "ss_network_dim"), "3") == 0, "metadata are missing");
+    CHECK(strcmp(safetensors_find_note(f, "modelspec.title"), "a test") == 0 &&
+              strcmp(safetensors_find_note(f, "ss_network_dim"), "3") == 0,
+          "metadata are missing");
     safetensors_close(f);
 }
 
@@ -266,8 +364,10 @@ static void refuse(const char *path, const char *dialect, status want, const cha
     adapter_file *f = NULL;
     adapter_model m = {"unet", &g_model};
     status st = adapter_file_open(path, &m, 1, dialect, &f);
-    CHECK(st == want, "%s: %s, expected %s (%s)", path, status_name(st), status_name(want), st ? error_message() : "accepted");
-    CHECK(st == OK || strstr(error_message(), says), "%s: the message '%s' does not say '%s'", path, error_message(), says);
+    CHECK(st == want, "%s: %s, expected %s (%s)", path, status_name(st), status_name(want),
+          st ? error_message() : "accepted");
+    CHECK(st == OK || strstr(error_message(), says), "%s: the message '%s' does not say '%s'", path,
+          error_message(), says);
     adapter_file_close(f);
 }
 
@@ -281,17 +381,21 @@ static const char *write_file(const char *name, const safetensor *t, int64_t n) 
 
 static void check_refusals(void) {
     static float v[4096];
-    static const char down[] = "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", up[] = "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight";
+    static const char down[] = "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
+                      up[] = "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight";
     open_model(&g_model, NULL);
     for (size_t i = 0; i < ARRAY_LEN(v); i++) v[i] = 0.01f;
-    safetensor pair[] = {{.name = down, .dtype = DT_F32, .n_dims = 4, .dim = {2, 16, 1, 1}, .data = v}, {.name = up, .dtype = DT_F32, .n_dims = 4, .dim = {16, 2, 1, 1}, .data = v}};
+    safetensor pair[] = {
+        {.name = down, .dtype = DT_F32, .n_dims = 4, .dim = {2, 16, 1, 1}, .data = v},
+        {.name = up, .dtype = DT_F32, .n_dims = 4, .dim = {16, 2, 1, 1}, .data = v}};
     refuse(write_file("good", pair, 2), NULL, OK, "");
     refuse(write_file("half", pair, 1), NULL, E_FORMAT, "down_blocks.0.attentions.0.proj_in");
     pair[0].dim[1] = 12;
     refuse(write_file("narrow", pair, 2), NULL, E_SHAPE, "another model");
     pair[0].dim[1] = 16, pair[1].dim[1] = 3;
     refuse(write_file("ranks", pair, 2), NULL, E_SHAPE, "another model");
-    pair[1].dim[1] = 2, pair[1].name = "lora_unet_down_blocks_7_attentions_0_proj_in.lora_up.weight";
+    pair[1].dim[1] = 2,
+    pair[1].name = "lora_unet_down_blocks_7_attentions_0_proj_in.lora_up.weight";
     refuse(write_file("layer", pair, 2), NULL, E_FORMAT, "down_blocks_7");
     v[5] = NAN;
     pair[1].name = up;
@@ -301,9 +405,17 @@ static void check_refusals(void) {
     refuse(write_file("other", pair, 2), NULL, E_FORMAT, "something.else");
     pair[1].name = "lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a";
     refuse(write_file("loha", pair, 2), NULL, E_UNSUPPORTED, "LoHa");
-    safetensor te[] = {{.name = "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", .dtype = DT_F32, .n_dims = 0, .data = v}};
+    safetensor te[] = {{.name = "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",
+                        .dtype = DT_F32,
+                        .n_dims = 0,
+                        .data = v}};
     refuse(write_file("text", te, 1), NULL, E_FORMAT, "no adapter for this model");
-    safetensor triangle[] = {{.name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.oft_R.weight", .dtype = DT_F32, .n_dims = 2, .dim = {2, 28}, .data = v}};
+    safetensor triangle[] = {{.name = "base_model.model.down_blocks.0.attentions.0.transformer_"
+                                      "blocks.0.attn1.to_q.oft_R.weight",
+                              .dtype = DT_F32,
+                              .n_dims = 2,
+                              .dim = {2, 28},
+                              .data = v}};
     const char *path = write_file("triangle", triangle, 1);
     refuse(path, NULL, E_USAGE, "peft-oft-exact");
     refuse(path, "peft-oft", OK, "");
@@ -311,12 +423,26 @@ static void check_refusals(void) {
     refuse(path, "kohya", E_USAGE, "peft-oft-exact");
     triangle[0].dim[1] = 27;
     refuse(write_file("crooked", triangle, 1), "peft-oft", E_SHAPE, "another model");
-    safetensor bare[] = {{.name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight", .dtype = DT_F32, .n_dims = 2, .dim = {2, 16}, .data = v},
-        {.name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight", .dtype = DT_F32, .n_dims = 2, .dim = {16, 2}, .data = v}};
+    safetensor bare[] = {{.name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks."
+                                  "0.attn1.to_q.lora_A.weight",
+                          .dtype = DT_F32,
+                          .n_dims = 2,
+                          .dim = {2, 16},
+                          .data = v},
+                         {.name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks."
+                                  "0.attn1.to_q.lora_B.weight",
+                          .dtype = DT_F32,
+                          .n_dims = 2,
+                          .dim = {16, 2},
+                          .data = v}};
     path = write_file("bare", bare, 2);
     refuse(path, NULL, E_USAGE, "lora_alpha");
     refuse(path, "peft-lora", OK, "");
-    safetensor blocks[] = {{.name = "lora_unet_down_blocks_0_attentions_0_proj_in.oft_blocks", .dtype = DT_F32, .n_dims = 4, .dim = {2, 2, 4, 4}, .data = v}};
+    safetensor blocks[] = {{.name = "lora_unet_down_blocks_0_attentions_0_proj_in.oft_blocks",
+                            .dtype = DT_F32,
+                            .n_dims = 4,
+                            .dim = {2, 2, 4, 4},
+                            .data = v}};
     refuse(write_file("blocks", blocks, 1), NULL, E_SHAPE, "another model");
     refuse("/nowhere/adapter.safetensors", NULL, E_IO, "nowhere");
     /* every allocation and read may fail */
@@ -331,7 +457,8 @@ static void check_refusals(void) {
         fault_arm(0);
         CHECK(st == OK || hit, "step %lld: %s without a fault", (long long)n, error_message());
         adapter_file_close(f);
-        CHECK(mem_live() == live, "step %lld leaks %lld blocks", (long long)n, (long long)(mem_live() - live));
+        CHECK(mem_live() == live, "step %lld leaks %lld blocks", (long long)n,
+              (long long)(mem_live() - live));
         if (!hit) break;
     }
     params_fini(&g_model);
@@ -341,13 +468,16 @@ int main(int argc, char **argv) {
     const char *name = argc > 2 ? argv[2] : "cpu";
     char path[700];
     if (argc < 2) return printf("usage: test_adapter_files GOLDEN_FOLDER [device]\n"), 2;
-    if (device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION}, &g_dev) != OK) return printf("skipped: %s\n", error_message()), 77;
+    if (device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION},
+                    &g_dev) != OK)
+        return printf("skipped: %s\n", error_message()), 77;
     g_golden = argv[1];
     snprintf(path, sizeof path, "%s/train_tiny.safetensors", g_golden);
     snprintf(g_scratch, sizeof g_scratch, "test_adapter_files_%s", name);
     REQUIRE_OK(os_mkdir_p(g_scratch));
     REQUIRE_OK(safetensors_open(path, &g_tiny));
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) check_file(files[i].maker, files[i].name, files[i].dialect);
+    for (size_t i = 0; i < ARRAY_LEN(files); i++)
+        check_file(files[i].maker, files[i].name, files[i].dialect);
     check_writing();
     check_refusals();
     safetensors_close(g_tiny);

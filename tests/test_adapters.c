@@ -1,7 +1,7 @@
-/* test_adapters.c: every adapter on every kind of layer: the start changes nothing; what the layer computes is what its merged
- * weight computes, for every strength and stack; gradients against differences; merging undone; rotations stay rotations;
- * the numbers of an independent implementation.
- * usage: test_adapters [device]     exit 77: no such device
+/* test_adapters.c: every adapter on every kind of layer: the start changes nothing; what the layer
+ * computes is what its merged weight computes, for every strength and stack; gradients against
+ * differences; merging undone; rotations stay rotations; the numbers of an independent
+ * implementation. usage: test_adapters [device]     exit 77: no such device
  * SPDX-License-Identifier: MIT */
 #include "adapter/rotation.h"
 #include "nn/nn.h"
@@ -23,11 +23,21 @@ static device *g_dev;
         }                                                                                          \
     } while (0)
 
-typedef struct layer { const char *name; int64_t in, out; int k, stride, pad; bool bias; } layer;
-static const layer layers[] = {{"linear", 16, 12, 0, 1, 0, true}, {"conv1x1", 16, 12, 1, 1, 0, true},
-    {"conv3x3", 8, 12, 3, 1, 1, true}, {"down3x3", 8, 12, 3, 2, NN_PAD_END, false}};
+typedef struct layer {
+    const char *name;
+    int64_t in, out;
+    int k, stride, pad;
+    bool bias;
+} layer;
+static const layer layers[] = {{"linear", 16, 12, 0, 1, 0, true},
+                               {"conv1x1", 16, 12, 1, 1, 0, true},
+                               {"conv3x3", 8, 12, 3, 1, 1, true},
+                               {"down3x3", 8, 12, 3, 2, NN_PAD_END, false}};
 
-typedef struct variant { const char *label, *adapter; adapter_options o; } variant;
+typedef struct variant {
+    const char *label, *adapter;
+    adapter_options o;
+} variant;
 static const variant variants[] = {
     {"lora", "lora", {.rank = 3, .alpha = 6}},
     {"lora, alpha unset", "lora", {.rank = 2}},
@@ -53,7 +63,13 @@ static const variant variants[] = {
 };
 
 typedef struct rig {
-    const layer *l; params model, ps[MAX_SETS]; adapter_set set[MAX_SETS]; int n; plan *p; int n_grads; int64_t x_count, y_count;
+    const layer *l;
+    params model, ps[MAX_SETS];
+    adapter_set set[MAX_SETS];
+    int n;
+    plan *p;
+    int n_grads;
+    int64_t x_count, y_count;
 } rig;
 
 static const char *const everything[] = {"layer", NULL};
@@ -63,9 +79,13 @@ static tensor *record_layer(nn *m, const layer *l, tensor *x) {
     return nn_conv2d_(m, "layer", x, l->out, l->k, l->stride, l->pad, l->bias, NULL, HERE);
 }
 
-static shape x_shape(const layer *l) { return l->k == 0 ? SHAPE(BATCH, 5, l->in) : SHAPE(BATCH, 6, 5, l->in); }
+static shape x_shape(const layer *l) {
+    return l->k == 0 ? SHAPE(BATCH, 5, l->in) : SHAPE(BATCH, 6, 5, l->in);
+}
 
-static float noise(const char *name, int64_t i) { return (float)rng_normal((rng_key){{7, 0}, rng_stream(name)}, 0, (uint64_t)i); }
+static float noise(const char *name, int64_t i) {
+    return (float)rng_normal((rng_key){{7, 0}, rng_stream(name)}, 0, (uint64_t)i);
+}
 
 static void set_random(params *ps, const char *salt, float size) {
     for (int i = 0; i < ps->n; i++) {
@@ -85,7 +105,11 @@ static void rig_open(rig *r, const layer *l, const variant *const *v, int n, dty
     params_init(&r->model, g_dev, type);
     for (int i = 0; i < n; i++) {
         params_init(&r->ps[i], g_dev, DT_F32);
-        r->set[i] = (adapter_set){.info = adapter_find(v[i]->adapter), .targets = everything, .opts = v[i]->o, .ps = &r->ps[i], .next = i + 1 < n ? &r->set[i + 1] : NULL};
+        r->set[i] = (adapter_set){.info = adapter_find(v[i]->adapter),
+                                  .targets = everything,
+                                  .opts = v[i]->o,
+                                  .ps = &r->ps[i],
+                                  .next = i + 1 < n ? &r->set[i + 1] : NULL};
         REQUIRE(r->set[i].info);
         r->ps[i].declaring = true;
     }
@@ -111,7 +135,8 @@ static void rig_close(rig *r) {
     params_fini(&r->model);
 }
 
-/* y from x, with `strengths` strengths per adapter (0 = none), and the gradients of sum(c y) when asked. */
+/* y from x, with `strengths` strengths per adapter (0 = none), and the gradients of sum(c y) when
+ * asked. */
 static void rig_record(rig *r, int strengths, bool grads, bool dropout) {
     plan_destroy(r->p);
     r->p = NULL;
@@ -126,8 +151,11 @@ static void rig_record(rig *r, int strengths, bool grads, bool dropout) {
         own[i] = r->set[i];
         own[i].next = i + 1 < r->n ? &own[i + 1] : NULL;
         if (strengths) own[i].strength = graph_input(g, name, DT_F32, SHAPE(strengths));
-        if (dropout && i == 0) own[i].seed = graph_input(g, "seed", DT_U32, SHAPE(2)), own[i].step = graph_input(g, "step", DT_U32, SHAPE(1));
-        for (int k = 0; grads && k < r->ps[i].n; k++) wanted[r->n_grads++] = params_tensor(&r->ps[i], g, r->ps[i].p[k].name, HERE);
+        if (dropout && i == 0)
+            own[i].seed = graph_input(g, "seed", DT_U32, SHAPE(2)),
+            own[i].step = graph_input(g, "step", DT_U32, SHAPE(1));
+        for (int k = 0; grads && k < r->ps[i].n; k++)
+            wanted[r->n_grads++] = params_tensor(&r->ps[i], g, r->ps[i].p[k].name, HERE);
     }
     nn m = {g, &r->model, r->n ? own : NULL};
     tensor *y = record_layer(&m, r->l, x);
@@ -140,8 +168,10 @@ static void rig_record(rig *r, int strengths, bool grads, bool dropout) {
         for (int k = 0; k < r->n_grads; k++) {
             char *name = graph_alloc(g, 16);
             snprintf(name, 16, "grad%d", k);
-            if (got[k]) graph_output(g, op_cast(g, got[k], DT_F32), name);
-            else graph_output(g, op_fill(g, DT_F32, wanted[k]->s, 0.0f), name);
+            if (got[k])
+                graph_output(g, op_cast(g, got[k], DT_F32), name);
+            else
+                graph_output(g, op_fill(g, DT_F32, wanted[k]->s, 0.0f), name);
         }
     }
     REQUIRE_OK(graph_compile(g, &(plan_params){.label = r->l->name}, &r->p));
@@ -171,11 +201,13 @@ static double distance(const float *a, const float *b, int64_t n, double *size) 
 
 static float g_y[4096], g_base[4096], g_merged[4096], g_w[4096], g_w0[4096];
 
-/* The plain layer's output with strengths m[i] merged in, entry e of the batch only (all when e < 0). */
+/* The plain layer's output with strengths m[i] merged in, entry e of the batch only (all when e <
+ * 0). */
 static void merged_output(const layer *l, rig *r, const double *m, int64_t e, float *y) {
     rig plain;
     rig_open(&plain, l, NULL, 0, DT_F32);
-    for (int i = 0; i < r->n; i++) REQUIRE_OK(adapter_merge_all(&r->set[i], &plain.model, m[i], false));
+    for (int i = 0; i < r->n; i++)
+        REQUIRE_OK(adapter_merge_all(&r->set[i], &plain.model, m[i], false));
     rig_record(&plain, 0, false, false);
     rig_run(&plain, g_merged);
     int64_t per = plain.y_count / BATCH;
@@ -193,7 +225,8 @@ static void check_start(rig *r, const char *label) {
     rig_record(r, 0, false, false);
     rig_run(r, g_y);
     double worst = distance(g_y, g_base, r->y_count, &size);
-    CHECK(worst <= 1e-6 * size, "%s on %s: the start changes the output by %g of %g", label, r->l->name, worst, size);
+    CHECK(worst <= 1e-6 * size, "%s on %s: the start changes the output by %g of %g", label,
+          r->l->name, worst, size);
     rig_close(&plain);
 }
 
@@ -211,12 +244,19 @@ static void check_merge(rig *r, const char *label) {
         }
         rig_run(r, g_y);
         if (strengths == 0) merged_output(r->l, r, full, -1, want);
-        if (strengths == 1) merged_output(r->l, r, (double[]){(double)one[0], (double)one[0], (double)one[0]}, -1, want);
+        if (strengths == 1)
+            merged_output(r->l, r, (double[]){(double)one[0], (double)one[0], (double)one[0]}, -1,
+                          want);
         for (int64_t e = 0; strengths > 1 && e < BATCH; e++)
-            merged_output(r->l, r, (double[]){(double)each[e], (double)each[e], (double)each[e]}, e, want);
+            merged_output(r->l, r, (double[]){(double)each[e], (double)each[e], (double)each[e]}, e,
+                          want);
         double worst = distance(g_y, want, r->y_count, &size);
-        CHECK(worst <= 1e-5 * size, "%s on %s, %d strengths: layer and merged weight differ by %g of %g", label, r->l->name, strengths, worst, size);
-        if (strengths == 0) CHECK(distance(g_y, g_base, r->y_count, NULL) > 0.02 * size, "%s on %s: the adapter does nothing", label, r->l->name);
+        CHECK(worst <= 1e-5 * size,
+              "%s on %s, %d strengths: layer and merged weight differ by %g of %g", label,
+              r->l->name, strengths, worst, size);
+        if (strengths == 0)
+            CHECK(distance(g_y, g_base, r->y_count, NULL) > 0.02 * size,
+                  "%s on %s: the adapter does nothing", label, r->l->name);
     }
 }
 
@@ -226,13 +266,17 @@ static void check_unmerge(rig *r, const char *label) {
     status st = OK;
     REQUIRE_OK(params_get(&r->model, "layer.weight", g_w0, n));
     for (int i = 0; i < r->n; i++) REQUIRE_OK(adapter_merge_all(&r->set[i], &r->model, 0.8, false));
-    for (int i = r->n - 1; i >= 0 && st == OK; i--) st = adapter_merge_all(&r->set[i], &r->model, 0.8, true);
+    for (int i = r->n - 1; i >= 0 && st == OK; i--)
+        st = adapter_merge_all(&r->set[i], &r->model, 0.8, true);
     bool dora = false;
     for (int i = 0; i < r->n; i++) dora |= r->set[i].opts.dora;
-    CHECK(st == (dora ? E_UNSUPPORTED : OK), "%s on %s: unmerging gives %s", label, r->l->name, status_name(st));
+    CHECK(st == (dora ? E_UNSUPPORTED : OK), "%s on %s: unmerging gives %s", label, r->l->name,
+          status_name(st));
     REQUIRE_OK(params_get(&r->model, "layer.weight", g_w, n));
     double worst = distance(g_w, g_w0, n, &size);
-    CHECK(dora || worst <= 2e-6 * size, "%s on %s: merged and unmerged, the weight is off by %g of %g", label, r->l->name, worst, size);
+    CHECK(dora || worst <= 2e-6 * size,
+          "%s on %s: merged and unmerged, the weight is off by %g of %g", label, r->l->name, worst,
+          size);
     REQUIRE_OK(params_set(&r->model, "layer.weight", g_w0, n));
 }
 
@@ -244,11 +288,15 @@ static double moved(rig *r, int i, int k, double h) {
     if (p) REQUIRE_OK(params_get(&r->ps[i], p->name, old, n));
     for (int64_t e = 0; !p && e < n; e++) old[e] = noise("x", e);
     for (int64_t e = 0; e < n; e++) v[e] = old[e] + (float)h * noise("direction", e);
-    if (p) REQUIRE_OK(params_set(&r->ps[i], p->name, v, n));
-    else REQUIRE_OK(plan_write(r->p, "x", v));
+    if (p)
+        REQUIRE_OK(params_set(&r->ps[i], p->name, v, n));
+    else
+        REQUIRE_OK(plan_write(r->p, "x", v));
     rig_run(r, g_y);
-    if (p) REQUIRE_OK(params_set(&r->ps[i], p->name, old, n));
-    else REQUIRE_OK(plan_write(r->p, "x", old));
+    if (p)
+        REQUIRE_OK(params_set(&r->ps[i], p->name, old, n));
+    else
+        REQUIRE_OK(plan_write(r->p, "x", old));
     double sum = 0;
     for (int64_t e = 0; e < r->y_count; e++) sum += (double)g_y[e] * (double)noise("c", e);
     mem_free(v);
@@ -269,12 +317,17 @@ static void check_gradients(rig *r, const char *label) {
             snprintf(name, sizeof name, "grad%d", at);
             REQUIRE_OK(plan_run(r->p, NULL, NULL));
             REQUIRE_OK(plan_read_f32(r->p, name, d));
-            for (int64_t e = 0; e < n; e++) along += (double)d[e] * (double)noise("direction", e), length += (double)d[e] * (double)d[e];
+            for (int64_t e = 0; e < n; e++)
+                along += (double)d[e] * (double)noise("direction", e),
+                    length += (double)d[e] * (double)d[e];
             double near = (moved(r, i, k, h) - moved(r, i, k, -h)) / (2 * h);
-            double far = (moved(r, i, k, 2 * h) - moved(r, i, k, -2 * h)) / (4 * h), want = (4 * near - far) / 3; /* Richardson */
-            CHECK(fabs(along - want) <= 2e-3 * sqrt(length) + 2e-3, "%s on %s: d/d%s is %g along a direction, differences give %g (length %g)", label,
+            double far = (moved(r, i, k, 2 * h) - moved(r, i, k, -2 * h)) / (4 * h),
+                   want = (4 * near - far) / 3; /* Richardson */
+            CHECK(fabs(along - want) <= 2e-3 * sqrt(length) + 2e-3,
+                  "%s on %s: d/d%s is %g along a direction, differences give %g (length %g)", label,
                   r->l->name, i < 0 ? "x" : r->ps[i].p[k].name, along, want, sqrt(length));
-            CHECK(length > 0, "%s on %s: no gradient for %s", label, r->l->name, i < 0 ? "x" : r->ps[i].p[k].name);
+            CHECK(length > 0, "%s on %s: no gradient for %s", label, r->l->name,
+                  i < 0 ? "x" : r->ps[i].p[k].name);
             mem_free(d);
         }
 }
@@ -304,8 +357,12 @@ static const variant *find_variant(const char *label) {
 }
 
 static void check_stacks(void) {
-    static const char *const stacks[][MAX_SETS] = {{"oft 4", "boft 2, scale", NULL}, {"oft 4", "lora", "neumann 5"},
-        {"lora", "oft output, scale", "lora, alpha unset"}, {"oft 4", "dora", "boft 1"}, {"boft output", "diff", "lora"}};
+    static const char *const stacks[][MAX_SETS] = {
+        {"oft 4", "boft 2, scale", NULL},
+        {"oft 4", "lora", "neumann 5"},
+        {"lora", "oft output, scale", "lora, alpha unset"},
+        {"oft 4", "dora", "boft 1"},
+        {"boft output", "diff", "lora"}};
     for (size_t i = 0; i < ARRAY_LEN(stacks); i++)
         for (size_t k = 0; k < ARRAY_LEN(layers); k++) {
             const variant *v[MAX_SETS];
@@ -319,37 +376,70 @@ static void check_stacks(void) {
         }
 }
 
-/* ---- the numbers of adapters.md's independent implementation: W [3, 8], x [8], two blocks of 4 ---- */
+/* ---- the numbers of adapters.md's independent implementation: W [3, 8], x [8], two blocks of 4
+ * ---- */
 
 static void skew4(const float v[6], float *a) {
     for (int i = 0, k = 0; i < 4; i++)
         for (int j = i + 1; j < 4; j++, k++) a[i * 4 + j] = v[k], a[j * 4 + i] = -v[k];
 }
 
-typedef struct vector { const char *adapter; adapter_options o; float x[8], y[3]; } vector;
+typedef struct vector {
+    const char *adapter;
+    adapter_options o;
+    float x[8], y[3];
+} vector;
 static const vector vectors[] = {
-    {"oft", {.block = 4}, {.1507331f, .1269795f, .4785924f, .1791789f, .3212853f, 1.0426846f, .7396075f, .0506495f}, {-.0409336f, .0709407f, -.4336564f}},
-    {"oft_neumann", {.block = 4, .terms = 5}, {-.1145350f, .2975644f, .1307200f, .4114281f, .0846375f, -.1190650f, .8102294f, .9571488f}, {.6646254f, .4578673f, -.1875722f}},
-    {"oft_neumann", {.block = 4, .terms = 5, .old_series = true}, {-.1031700f, .2955538f, .1306900f, .4249813f, .1411250f, -.0877800f, .7931087f, 1.0091225f}, {.6547384f, .4476221f, -.1644344f}},
-    {"oft_neumann", {.block = 4, .terms = 4}, {-.1429500f, .3135375f, .1053750f, .4141875f, .0300750f, -.2791750f, .8439250f, .9860875f}, {.7445313f, .5160312f, -.1851800f}},
-    {"oft_neumann", {.block = 4, .terms = 3}, {-.1429500f, .3135375f, .1053750f, .4141875f, .0300750f, -.2791750f, .8439250f, .9860875f}, {.7445313f, .5160312f, -.1851800f}},
-    {"oft_neumann", {.block = 4, .terms = 6}, {-.1070409f, .2987247f, .1249282f, .4286848f, .1418278f, -.1272278f, .7982277f, 1.0337900f}, {.6742644f, .4619025f, -.1569565f}},
-    {"boft", {.block = 4, .factors = 2, .row_scale = true}, {-.0177855f, .4849365f, .4190232f, .3123848f, .4319437f, .4876349f, .9602974f, .4299084f}, {.4133616f, .4665017f, -.2628902f}},
+    {"oft",
+     {.block = 4},
+     {.1507331f, .1269795f, .4785924f, .1791789f, .3212853f, 1.0426846f, .7396075f, .0506495f},
+     {-.0409336f, .0709407f, -.4336564f}},
+    {"oft_neumann",
+     {.block = 4, .terms = 5},
+     {-.1145350f, .2975644f, .1307200f, .4114281f, .0846375f, -.1190650f, .8102294f, .9571488f},
+     {.6646254f, .4578673f, -.1875722f}},
+    {"oft_neumann",
+     {.block = 4, .terms = 5, .old_series = true},
+     {-.1031700f, .2955538f, .1306900f, .4249813f, .1411250f, -.0877800f, .7931087f, 1.0091225f},
+     {.6547384f, .4476221f, -.1644344f}},
+    {"oft_neumann",
+     {.block = 4, .terms = 4},
+     {-.1429500f, .3135375f, .1053750f, .4141875f, .0300750f, -.2791750f, .8439250f, .9860875f},
+     {.7445313f, .5160312f, -.1851800f}},
+    {"oft_neumann",
+     {.block = 4, .terms = 3},
+     {-.1429500f, .3135375f, .1053750f, .4141875f, .0300750f, -.2791750f, .8439250f, .9860875f},
+     {.7445313f, .5160312f, -.1851800f}},
+    {"oft_neumann",
+     {.block = 4, .terms = 6},
+     {-.1070409f, .2987247f, .1249282f, .4286848f, .1418278f, -.1272278f, .7982277f, 1.0337900f},
+     {.6742644f, .4619025f, -.1569565f}},
+    {"boft",
+     {.block = 4, .factors = 2, .row_scale = true},
+     {-.0177855f, .4849365f, .4190232f, .3123848f, .4319437f, .4876349f, .9602974f, .4299084f},
+     {.4133616f, .4665017f, -.2628902f}},
 };
 
-typedef struct tiny { params model, ps; adapter_set set; plan *p; } tiny; /* one linear layer [out, in] */
+typedef struct tiny {
+    params model, ps;
+    adapter_set set;
+    plan *p;
+} tiny; /* one linear layer [out, in] */
 
 /* w [out, in]; x [rows, in], dy [rows, out]; grads of sum(dy y): "dx", then "d0", "d1" */
-static void tiny_open(tiny *t, const char *adapter, adapter_options o, int64_t out, int64_t in, int64_t rows, const float *w, dtype type) {
+static void tiny_open(tiny *t, const char *adapter, adapter_options o, int64_t out, int64_t in,
+                      int64_t rows, const float *w, dtype type) {
     *t = (tiny){0};
     params_init(&t->model, g_dev, type);
     params_init(&t->ps, g_dev, DT_F32);
-    t->set = (adapter_set){.info = adapter_find(adapter), .targets = everything, .opts = o, .ps = &t->ps};
+    t->set = (adapter_set){
+        .info = adapter_find(adapter), .targets = everything, .opts = o, .ps = &t->ps};
     for (int pass = 0; pass < 2; pass++) {
         graph *g = graph_create(g_dev);
         t->model.declaring = t->ps.declaring = pass == 0;
         nn m = {g, &t->model, &t->set};
-        tensor *x = graph_input(g, "x", DT_F32, SHAPE(rows, in)), *dy = graph_input(g, "dy", DT_F32, SHAPE(rows, out));
+        tensor *x = graph_input(g, "x", DT_F32, SHAPE(rows, in)),
+               *dy = graph_input(g, "dy", DT_F32, SHAPE(rows, out));
         tensor *y = op_cast(g, nn_linear(&m, "layer", op_cast(g, x, type), out, false), DT_F32);
         REQUIRE_OK(graph_status(g));
         if (pass == 0) {
@@ -360,9 +450,11 @@ static void tiny_open(tiny *t, const char *adapter, adapter_options o, int64_t o
             REQUIRE_OK(adapter_init_all(&t->set, &t->model, 1));
             continue;
         }
-        tensor *loss = op_reshape(g, op_sum(g, op_mul(g, y, dy), DIMS_ALL), 1), *wanted[4] = {x}, *got[4];
+        tensor *loss = op_reshape(g, op_sum(g, op_mul(g, y, dy), DIMS_ALL), 1), *wanted[4] = {x},
+               *got[4];
         int n = 1;
-        for (int i = 0; i < t->ps.n; i++) wanted[n++] = params_tensor(&t->ps, g, t->ps.p[i].name, HERE);
+        for (int i = 0; i < t->ps.n; i++)
+            wanted[n++] = params_tensor(&t->ps, g, t->ps.p[i].name, HERE);
         graph_backward(g, loss, op_fill(g, DT_F32, SHAPE(1), 1.0f), wanted, n, got, false);
         graph_output(g, y, "y");
         static const char *const names[] = {"dx", "d0", "d1", "d2"};
@@ -379,10 +471,12 @@ static void tiny_close(tiny *t) {
 
 static void expect(const char *what, const float *got, const float *want, int64_t n) {
     double worst = distance(got, want, n, NULL);
-    CHECK(worst < 2e-6, "%s is off by %g: %g %g %g", what, worst, (double)got[0], (double)got[1], (double)got[2]);
+    CHECK(worst < 2e-6, "%s is off by %g: %g %g %g", what, worst, (double)got[0], (double)got[1],
+          (double)got[2]);
 }
 
-static const float vec0[6] = {.1f, -.2f, .3f, .05f, -.15f, .25f}, vec1[6] = {-.3f, .1f, .2f, -.1f, .4f, -.05f};
+static const float vec0[6] = {.1f, -.2f, .3f, .05f, -.15f, .25f},
+                   vec1[6] = {-.3f, .1f, .2f, -.1f, .4f, -.05f};
 static const float xs[8] = {.1f, .2f, .3f, .4f, .5f, .6f, .7f, .8f}, dys[3] = {1, -2, .5f};
 
 static void spec_weight(float *w) {
@@ -390,7 +484,8 @@ static void spec_weight(float *w) {
 }
 
 static void boft_values(float *a, float *s) { /* a [2, 2, 4, 4] */
-    for (int i = 0; i < 64; i++) a[i] = (float)(.2 * sin(1.0 + i % 4 + i / 4 % 4 * 4 + i / 16 % 2 * 16 + i / 32 * 32));
+    for (int i = 0; i < 64; i++)
+        a[i] = (float)(.2 * sin(1.0 + i % 4 + i / 4 % 4 * 4 + i / 16 % 2 * 16 + i / 32 * 32));
     for (int i = 0; s && i < 3; i++) s[i] = .9f + .1f * (float)i;
 }
 
@@ -429,14 +524,21 @@ static void expect_vec(const char *what, const float *d, const float *want) {
 }
 
 static void check_vector_gradients(void) {
-    static const float exact[3][8] = {{-.0713425f, -.1304104f, -.4361666f, .0514699f, -.4040050f, -1.0531717f},
+    static const float exact[3][8] = {
+        {-.0713425f, -.1304104f, -.4361666f, .0514699f, -.4040050f, -1.0531717f},
         {-.0856392f, .6338034f, .0111554f, 1.4178093f, .1110135f, -.6369104f},
-        {-.6428723f, .1263196f, -.4902656f, 1.0406240f, .0507436f, -.0399774f, -.8674264f, -.0299709f}};
-    static const float series[3][8] = {{-.1843656f, -.1230100f, -.3973694f, .3525375f, .8621663f, .0392387f},
+        {-.6428723f, .1263196f, -.4902656f, 1.0406240f, .0507436f, -.0399774f, -.8674264f,
+         -.0299709f}};
+    static const float series[3][8] = {
+        {-.1843656f, -.1230100f, -.3973694f, .3525375f, .8621663f, .0392387f},
         {.0550738f, -.0194912f, .4614138f, -.2668362f, -.0054806f, 1.2941550f},
-        {.5154388f, -.5332737f, .6838169f, .7703231f, -.3527213f, -.0219325f, -.7873116f, -.0780256f}};
-    static const float ds[] = {.4592907f, -.9330034f, -.1194955f}, dx[] = {.4293916f, .0346349f, .4510045f, .6539983f, -.1015312f, -.3519884f, -1.2278955f, .0295398f};
-    static const float first[] = {0, .1395276f, .1843634f, .1519497f}, last[] = {0, -.2854995f, .7138327f, .3045789f};
+        {.5154388f, -.5332737f, .6838169f, .7703231f, -.3527213f, -.0219325f, -.7873116f,
+         -.0780256f}};
+    static const float ds[] = {.4592907f, -.9330034f, -.1194955f},
+                       dx[] = {.4293916f,  .0346349f,  .4510045f,   .6539983f,
+                               -.1015312f, -.3519884f, -1.2278955f, .0295398f};
+    static const float first[] = {0, .1395276f, .1843634f, .1519497f},
+                       last[] = {0, -.2854995f, .7138327f, .3045789f};
     float w[24], a[64] = {0}, s[3], got[64];
     spec_weight(w);
     skew4(vec0, a);
@@ -444,7 +546,8 @@ static void check_vector_gradients(void) {
     for (int i = 0; i < 3; i++) {
         tiny t;
         if (i == 2) boft_values(a, s);
-        tiny_open(&t, vectors[i == 2 ? 6 : i].adapter, vectors[i == 2 ? 6 : i].o, 3, 8, 1, w, DT_F32);
+        tiny_open(&t, vectors[i == 2 ? 6 : i].adapter, vectors[i == 2 ? 6 : i].o, 3, 8, 1, w,
+                  DT_F32);
         REQUIRE_OK(params_set(&t.ps, "layer.oft_R", a, shape_count(&t.ps.p[0].s)));
         if (i == 2) REQUIRE_OK(params_set(&t.ps, "layer.oft_s", s, 3));
         REQUIRE_OK(plan_write(t.p, "x", xs));
@@ -470,7 +573,8 @@ static void check_vector_gradients(void) {
 
 /* max |R^T R - I| of the rotation that set makes in compute type `type`: W = I and x = I give R. */
 static double defect(const adapter_set *set, int64_t d, dtype type) {
-    float *eye = mem_zalloc((size_t)(d * d) * 4), *r = mem_alloc((size_t)(d * d) * 4), *v = mem_alloc((size_t)(d * d) * 4);
+    float *eye = mem_zalloc((size_t)(d * d) * 4), *r = mem_alloc((size_t)(d * d) * 4),
+          *v = mem_alloc((size_t)(d * d) * 4);
     tiny t;
     double worst = 0;
     for (int64_t i = 0; i < d; i++) eye[i * (d + 1)] = 1;
@@ -509,10 +613,14 @@ static double largest_angle(const adapter_set *set, int64_t b, int64_t blocks) {
             norm = 0;
             for (int64_t i = 0; i < b; i++) {
                 u[i] = 0;
-                for (int64_t j = 0; j < b; j++) u[i] += 0.5 * ((double)a[(k * b + i) * b + j] - (double)a[(k * b + j) * b + i]) * v[j];
+                for (int64_t j = 0; j < b; j++)
+                    u[i] += 0.5 *
+                            ((double)a[(k * b + i) * b + j] - (double)a[(k * b + j) * b + i]) *
+                            v[j];
                 norm += u[i] * u[i];
             }
-            for (int64_t i = 0; i < b; i++) v[i] = u[i] / sqrt(norm); /* v was of length 1, so norm is theta^2 */
+            for (int64_t i = 0; i < b; i++)
+                v[i] = u[i] / sqrt(norm); /* v was of length 1, so norm is theta^2 */
         }
         worst = fmax(worst, sqrt(norm));
     }
@@ -539,8 +647,10 @@ static void check_rows(tiny *t, const float *w, int64_t n, double most, bool nor
             cosine = fmax(cosine, fabs(p[0] / sqrt(a[0] * b[0]) - p[1] / sqrt(a[1] * b[1])));
             length = fmax(length, fabs(sqrt(a[1] / a[0]) - 1));
         }
-    CHECK(cosine <= most, "%s in %s: merging moves cosines of rows by %g", t->set.info->name, dtype_name(t->model.type), cosine);
-    CHECK(!norms || length <= most, "%s in %s: merging changes lengths of rows by %g", t->set.info->name, dtype_name(t->model.type), length);
+    CHECK(cosine <= most, "%s in %s: merging moves cosines of rows by %g", t->set.info->name,
+          dtype_name(t->model.type), cosine);
+    CHECK(!norms || length <= most, "%s in %s: merging changes lengths of rows by %g",
+          t->set.info->name, dtype_name(t->model.type), length);
     mem_free(v);
 }
 
@@ -561,8 +671,10 @@ static void check_training(const char *adapter, adapter_options o, dtype type) {
     tiny_open(&t, adapter, o, WIDE, WIDE, ROWS, w, type);
     graph *g = graph_create(g_dev);
     nn m = {g, &t.model, &t.set};
-    tensor *in = op_cast(g, graph_input(g, "x", DT_F32, SHAPE(ROWS, WIDE)), type), *want = op_cast(g, graph_input(g, "target", DT_F32, SHAPE(ROWS, WIDE)), type);
-    tensor *l = op_mse(g, nn_linear(&m, "layer", in, WIDE, false), want, graph_input(g, "weight", DT_F32, SHAPE(ROWS)), NULL);
+    tensor *in = op_cast(g, graph_input(g, "x", DT_F32, SHAPE(ROWS, WIDE)), type),
+           *want = op_cast(g, graph_input(g, "target", DT_F32, SHAPE(ROWS, WIDE)), type);
+    tensor *l = op_mse(g, nn_linear(&m, "layer", in, WIDE, false), want,
+                       graph_input(g, "weight", DT_F32, SHAPE(ROWS)), NULL);
     graph_output(g, l, "loss");
     params *ps[] = {&t.ps};
     train_backward(g, l, op_fill(g, DT_F32, SHAPE(1), 1.0f), ps, 1, false);
@@ -582,27 +694,36 @@ static void check_training(const char *adapter, adapter_options o, dtype type) {
         REQUIRE_OK(plan_run(step, NULL, NULL));
         REQUIRE_OK(plan_read_f32(step, "loss", &loss));
         if (i == 0) first = loss;
-        REQUIRE_OK(optimizer_step(&opt, &(optimizer_params){.lr = 1e-2f, OPTIMIZER_DEFAULTS}, NULL, NULL));
+        REQUIRE_OK(
+            optimizer_step(&opt, &(optimizer_params){.lr = 1e-2f, OPTIMIZER_DEFAULTS}, NULL, NULL));
         if (project) REQUIRE_OK(plan_run(project, NULL, NULL));
     }
     double exact = defect(&t.set, WIDE, DT_F32), rounded = defect(&t.set, WIDE, type), most = 1e-6;
-    if (strcmp(adapter, "oft_neumann") == 0) { /* six terms: R^T R = 1 + theta^10 along the largest angle */
+    if (strcmp(adapter, "oft_neumann") ==
+        0) { /* six terms: R^T R = 1 + theta^10 along the largest angle */
         double theta = largest_angle(&t.set, o.block, WIDE / o.block);
         most += pow(theta, 10);
-        CHECK(theta > 0.2 && exact > 0.01 * pow(theta, 10), "%s: theta is %g, max |R'R - I| %g", adapter, theta, exact);
+        CHECK(theta > 0.2 && exact > 0.01 * pow(theta, 10), "%s: theta is %g, max |R'R - I| %g",
+              adapter, theta, exact);
     } else {
         check_rows(&t, w, WIDE, type == DT_F32 ? 1e-6 : 2e-3, !o.row_scale);
     }
-    CHECK(loss < 0.9f * first, "%s in %s: loss %g -> %g", adapter, dtype_name(type), (double)first, (double)loss);
-    CHECK(exact <= most, "%s trained in %s: max |R'R - I| is %g, at most %g", adapter, dtype_name(type), exact, most);
-    CHECK(rounded <= most + 4 * dtype_epsilon(type), "%s used in %s: max |R'R - I| is %g", adapter, dtype_name(type), rounded);
-    printf("%s in %s: loss %.4f -> %.4f, max |R'R - I| %.2g, in that type %.2g\n", adapter, dtype_name(type), (double)first, (double)loss, exact, rounded);
+    CHECK(loss < 0.9f * first, "%s in %s: loss %g -> %g", adapter, dtype_name(type), (double)first,
+          (double)loss);
+    CHECK(exact <= most, "%s trained in %s: max |R'R - I| is %g, at most %g", adapter,
+          dtype_name(type), exact, most);
+    CHECK(rounded <= most + 4 * dtype_epsilon(type), "%s used in %s: max |R'R - I| is %g", adapter,
+          dtype_name(type), rounded);
+    printf("%s in %s: loss %.4f -> %.4f, max |R'R - I| %.2g, in that type %.2g\n", adapter,
+           dtype_name(type), (double)first, (double)loss, exact, rounded);
     for (int k = 0; project && k < WIDE / o.block; k++) {
         static float a[WIDE * WIDE];
         double norm = 0;
         REQUIRE_OK(params_get(&t.ps, "layer.oft_R", a, WIDE * o.block));
-        for (int i = 0; i < o.block * o.block; i++) norm += pow((double)a[k * o.block * o.block + i], 2);
-        CHECK(sqrt(norm) <= (double)o.eps / sqrt(WIDE / o.block) * (1 + 1e-6), "%s: block %d has norm %g", adapter, k, sqrt(norm));
+        for (int i = 0; i < o.block * o.block; i++)
+            norm += pow((double)a[k * o.block * o.block + i], 2);
+        CHECK(sqrt(norm) <= (double)o.eps / sqrt(WIDE / o.block) * (1 + 1e-6),
+              "%s: block %d has norm %g", adapter, k, sqrt(norm));
     }
     plan_destroy(project);
     optimizer_destroy(&opt);
@@ -613,14 +734,16 @@ static void check_training(const char *adapter, adapter_options o, dtype type) {
 /* ---- projection and dropout ---- */
 
 static void check_projection(void) {
-    static const float want[6] = {.0104828f, -.0209657f, .0314485f, .0052414f, -.0157243f, .0262071f};
+    static const float want[6] = {.0104828f, -.0209657f, .0314485f,
+                                  .0052414f, -.0157243f, .0262071f};
     float w[24], a[32] = {0}, q[32], got[6];
     plan *p = NULL;
     tiny t;
     spec_weight(w);
     skew4(vec0, a);
     skew4(vec1, a + 16);
-    for (int i = 0; i < 6; i++) a[16 + i] *= 1e-3f; /* no longer skew; its skew part lies well within the ball */
+    for (int i = 0; i < 6; i++)
+        a[16 + i] *= 1e-3f; /* no longer skew; its skew part lies well within the ball */
     tiny_open(&t, "coft", (adapter_options){.block = 4, .eps = .1f}, 3, 8, 1, w, DT_F32);
     REQUIRE_OK(params_set(&t.ps, "layer.oft_R", a, 32));
     graph *g = graph_create(g_dev);
@@ -633,7 +756,8 @@ static void check_projection(void) {
             for (int j = i + 1; j < 4; j++) got[k++] = q[i * 4 + j];
         expect("projected vec0", got, want, 6);
     }
-    CHECK(q[16 + 1] != 0 && fabsf(q[16 + 1] + q[16 + 4]) < 1e-9f, "a block within the ball keeps its skew part");
+    CHECK(q[16 + 1] != 0 && fabsf(q[16 + 1] + q[16 + 4]) < 1e-9f,
+          "a block within the ball keeps its skew part");
     plan_destroy(p);
     tiny_close(&t);
 }
@@ -658,27 +782,38 @@ static void check_dropout(const char *label, float p, int whole) {
         memcpy(kept, g_y, (size_t)r.y_count * 4);
         dropped += distance(g_y, g_base, r.y_count, NULL) < 1e-6;
     }
-    if (whole == 1) CHECK(dropped == 20, "%s with every block dropped equals the base in %d of 20 steps", label, dropped);
-    if (whole == 0) CHECK(differ >= 10, "%s: dropout hardly changes from step to step (%d of 19)", label, differ);
+    if (whole == 1)
+        CHECK(dropped == 20, "%s with every block dropped equals the base in %d of 20 steps", label,
+              dropped);
+    if (whole == 0)
+        CHECK(differ >= 10, "%s: dropout hardly changes from step to step (%d of 19)", label,
+              differ);
     rig_record(&r, 0, false, false);
     rig_run(&r, other);
-    if (whole == 2) { /* one of two factors is gone: every step is one of two outputs, both occur, neither is the whole */
-        CHECK(differ > 0 && differ < 19, "%s: the dropped factor changes in %d of 19 steps", label, differ);
-        CHECK(distance(kept, other, r.y_count, NULL) > 1e-3 && dropped == 0, "%s: one factor, and one only, is dropped", label);
+    if (whole == 2) { /* one of two factors is gone: every step is one of two outputs, both occur,
+                         neither is the whole */
+        CHECK(differ > 0 && differ < 19, "%s: the dropped factor changes in %d of 19 steps", label,
+              differ);
+        CHECK(distance(kept, other, r.y_count, NULL) > 1e-3 && dropped == 0,
+              "%s: one factor, and one only, is dropped", label);
     }
     rig_close(&r);
 }
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "cpu";
-    if (device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION}, &g_dev) != OK) return printf("skipped: %s\n", error_message()), 77;
+    if (device_open(&op_all, &(device_params){.name = name, .validation = TEST_VALIDATION},
+                    &g_dev) != OK)
+        return printf("skipped: %s\n", error_message()), 77;
     check_vectors();
     check_vector_gradients();
     for (size_t v = 0; v < ARRAY_LEN(variants); v++)
-        for (size_t l = 0; l < ARRAY_LEN(layers); l++) check_variant(&layers[l], (const variant *[]){&variants[v]}, 1, variants[v].label);
+        for (size_t l = 0; l < ARRAY_LEN(layers); l++)
+            check_variant(&layers[l], (const variant *[]){&variants[v]}, 1, variants[v].label);
     for (int i = 0; adapter_at(i); i++) {
         bool seen = false;
-        for (size_t v = 0; v < ARRAY_LEN(variants); v++) seen |= strcmp(variants[v].adapter, adapter_at(i)->name) == 0;
+        for (size_t v = 0; v < ARRAY_LEN(variants); v++)
+            seen |= strcmp(variants[v].adapter, adapter_at(i)->name) == 0;
         CHECK(seen, "adapter %s has no test", adapter_at(i)->name);
     }
     check_stacks();
@@ -696,7 +831,8 @@ int main(int argc, char **argv) {
         dtype type = half ? DT_BF16 : DT_F32;
         check_training("oft", (adapter_options){.block = 16}, type);
         check_training("coft", (adapter_options){.block = 16, .eps = 1}, type);
-        check_training("boft", (adapter_options){.block = 8, .factors = 3, .row_scale = true}, type);
+        check_training("boft", (adapter_options){.block = 8, .factors = 3, .row_scale = true},
+                       type);
         check_training("oft_neumann", (adapter_options){.block = 16, .terms = 6}, type);
     }
     CHECK(device_validation_errors(g_dev) == 0, "the validation layer has complaints");

@@ -1,6 +1,6 @@
-/* adapter.c: the table of adapters, which layers they attach to, and a layer with its stack of adapters.
- * The one idea of the stack: up to the last adapter that needs the weight, all change the weight; those after it work on
- * what goes in and comes out, the last one outermost.
+/* adapter.c: the table of adapters, which layers they attach to, and a layer with its stack of
+ * adapters. The one idea of the stack: up to the last adapter that needs the weight, all change the
+ * weight; those after it work on what goes in and comes out, the last one outermost.
  * SPDX-License-Identifier: MIT */
 #include "adapter/adapter.h"
 #include <stdio.h>
@@ -15,7 +15,9 @@ static const adapter_info *const infos[] = {
 #undef ADAPTER
 };
 
-const adapter_info *adapter_at(int i) { return i >= 0 && (size_t)i < ARRAY_LEN(infos) ? infos[i] : NULL; }
+const adapter_info *adapter_at(int i) {
+    return i >= 0 && (size_t)i < ARRAY_LEN(infos) ? infos[i] : NULL;
+}
 
 const adapter_info *adapter_find(const char *name) {
     for (size_t i = 0; i < ARRAY_LEN(infos); i++)
@@ -29,8 +31,10 @@ static bool ends_in(const char *layer, const char *target) {
     return n >= k && strcmp(layer + n - k, target) == 0 && (n == k || layer[n - k - 1] == '.');
 }
 
-bool adapter_site_of(const adapter_set *a, const char *layer, shape w, const char *at, adapter_site *s) {
-    *s = (adapter_site){a->info, &a->opts, a->ps, layer, w, NULL, a->strength, a->seed, a->step, at};
+bool adapter_site_of(const adapter_set *a, const char *layer, shape w, const char *at,
+                     adapter_site *s) {
+    *s =
+        (adapter_site){a->info, &a->opts, a->ps, layer, w, NULL, a->strength, a->seed, a->step, at};
     for (int i = 0; i < a->n_entries; i++)
         if (strcmp(a->entry[i].layer, layer) == 0) {
             s->info = a->entry[i].info;
@@ -68,7 +72,9 @@ static status declare(const adapter_site *s) {
     adapter_tensor t[ADAPTER_MAX_TENSORS];
     int n = 0;
     char name[ADAPTER_KEY_BYTES];
-    if (s->ps->type != DT_F32) return fail(E_USAGE, "%s: an adapter's parameters are kept in f32, not %s", s->layer, dtype_name(s->ps->type));
+    if (s->ps->type != DT_F32)
+        return fail(E_USAGE, "%s: an adapter's parameters are kept in f32, not %s", s->layer,
+                    dtype_name(s->ps->type));
     TRY(s->info->tensors(s, t, &n));
     for (int i = 0; i < n; i++) {
         TRY(params_declare(s->ps, key_of(s, t[i].key, name), t[i].s, t[i].vector));
@@ -85,15 +91,19 @@ tensor *adapter_scaled(graph *g, const adapter_site *s, tensor *x) {
     shape per = {.n = x->s.n};
     for (int i = 0; i < per.n; i++) per.d[i] = 1;
     per.d[0] = tensor_count(s->strength);
-    return op_binary_(g, x, op_cast_(g, op_reshape_(g, s->strength, per, s->at), x->dtype, s->at), B_MUL, s->at);
+    return op_binary_(g, x, op_cast_(g, op_reshape_(g, s->strength, per, s->at), x->dtype, s->at),
+                      B_MUL, s->at);
 }
 
-static tensor *plain(graph *g, const adapter_call *c, tensor *x, tensor *w, tensor *bias, tensor *residual) {
+static tensor *plain(graph *g, const adapter_call *c, tensor *x, tensor *w, tensor *bias,
+                     tensor *residual) {
     if (c->conv) return op_conv2d_(g, x, w, bias, residual, *c->conv, c->at);
-    return op_matmul_(g, x, w, bias, residual, (matmul_attrs){.trans_b = 1, .out = DT_COUNT}, c->at);
+    return op_matmul_(g, x, w, bias, residual, (matmul_attrs){.trans_b = 1, .out = DT_COUNT},
+                      c->at);
 }
 
-static tensor *with_sites(graph *g, const adapter_call *c, const adapter_site *s, int n, int by_weight) {
+static tensor *with_sites(graph *g, const adapter_call *c, const adapter_site *s, int n,
+                          int by_weight) {
     tensor *x[ADAPTER_MAX_STACK + 1], *w = c->w;
     bool late = false;
     for (int i = 0; i < by_weight; i++) w = s[i].info->weight(g, &s[i], w);
@@ -109,8 +119,10 @@ static tensor *with_sites(graph *g, const adapter_call *c, const adapter_site *s
     return late && c->residual ? op_binary_(g, y, c->residual, B_ADD, c->at) : y;
 }
 
-/* Batch entries with strengths of their own, where the adapter has no form for that: each entry by itself. */
-static tensor *by_entry(graph *g, const adapter_call *c, const adapter_site *s, int n, int by_weight) {
+/* Batch entries with strengths of their own, where the adapter has no form for that: each entry by
+ * itself. */
+static tensor *by_entry(graph *g, const adapter_call *c, const adapter_site *s, int n,
+                        int by_weight) {
     int64_t entries = c->x->s.d[0];
     tensor *y = NULL, *part[8];
     int held = 0;
@@ -122,7 +134,8 @@ static tensor *by_entry(graph *g, const adapter_call *c, const adapter_site *s, 
         for (int i = 0; i < n; i++) {
             own[i] = s[i];
             if (s[i].strength && tensor_count(s[i].strength) > 1)
-                own[i].strength = op_slice_(g, op_reshape_(g, s[i].strength, SHAPE(entries), c->at), 0, e, e + 1, c->at);
+                own[i].strength = op_slice_(g, op_reshape_(g, s[i].strength, SHAPE(entries), c->at),
+                                            0, e, e + 1, c->at);
         }
         part[held++] = with_sites(g, &one, own, n, by_weight);
         if (held < (int)ARRAY_LEN(part) && e + 1 < entries) continue;
@@ -141,7 +154,9 @@ tensor *adapter_layer(graph *g, const adapter_set *first, const adapter_call *c)
         adapter_site own;
         if (!adapter_site_of(a, c->layer, c->w_shape, c->at, &own)) continue;
         if (n == ADAPTER_MAX_STACK) {
-            graph_fail(g, c->at, E_UNSUPPORTED, "%s: at most %d adapters on one layer; merge some into the model", c->layer, ADAPTER_MAX_STACK);
+            graph_fail(g, c->at, E_UNSUPPORTED,
+                       "%s: at most %d adapters on one layer; merge some into the model", c->layer,
+                       ADAPTER_MAX_STACK);
             break;
         }
         own.conv = c->conv;
@@ -154,7 +169,8 @@ tensor *adapter_layer(graph *g, const adapter_set *first, const adapter_call *c)
     for (int i = 0; i < n; i++) {
         int64_t k = s[i].strength ? tensor_count(s[i].strength) : 1;
         if (k > 1 && k != c->x->s.d[0])
-            graph_fail(g, c->at, E_SHAPE, "%s: %lld strengths for a batch of %lld", c->layer, (long long)k, (long long)c->x->s.d[0]);
+            graph_fail(g, c->at, E_SHAPE, "%s: %lld strengths for a batch of %lld", c->layer,
+                       (long long)k, (long long)c->x->s.d[0]);
         split |= k > 1 && (i < by_weight || !s[i].info->per_entry);
     }
     if (graph_status(g) != OK || n == 0) return plain(g, c, c->x, c->w, c->bias, c->residual);
@@ -163,10 +179,13 @@ tensor *adapter_layer(graph *g, const adapter_set *first, const adapter_call *c)
 
 /* ---- every site of a model ---- */
 
-bool adapter_site_at(const adapter_set *a, const params *model, int i, char layer[128], adapter_site *s) {
+bool adapter_site_at(const adapter_set *a, const params *model, int i, char layer[128],
+                     adapter_site *s) {
     const param *p = &model->p[i];
     size_t n = strlen(p->name);
-    if (p->vector || (p->s.n != 2 && p->s.n != 4) || n < 8 || strcmp(p->name + n - 7, ".weight") != 0) return false;
+    if (p->vector || (p->s.n != 2 && p->s.n != 4) || n < 8 ||
+        strcmp(p->name + n - 7, ".weight") != 0)
+        return false;
     snprintf(layer, 128, "%.*s", (int)(n - 7), p->name);
     return adapter_site_of(a, layer, p->s, HERE, s);
 }
@@ -177,18 +196,21 @@ static status values_alloc(const adapter_site *s, adapter_tensor t[], float *v[]
     int64_t total = 0;
     TRY(s->info->tensors(s, t, n));
     for (int i = 0; i < *n; i++) total += shape_count(&t[i].s);
-    if (!(v[0] = mem_zalloc((size_t)MAX(total, 1) * sizeof *v[0]))) TRY(fail(E_HOST_MEMORY, "no host memory for the adapter of %s", s->layer));
+    if (!(v[0] = mem_zalloc((size_t)MAX(total, 1) * sizeof *v[0])))
+        TRY(fail(E_HOST_MEMORY, "no host memory for the adapter of %s", s->layer));
     for (int i = 1; i < *n; i++) v[i] = v[i - 1] + shape_count(&t[i - 1].s);
 out:
     return st;
 }
 
-status adapter_values(const adapter_site *s, adapter_tensor t[ADAPTER_MAX_TENSORS], float *v[ADAPTER_MAX_TENSORS], int *n) {
+status adapter_values(const adapter_site *s, adapter_tensor t[ADAPTER_MAX_TENSORS],
+                      float *v[ADAPTER_MAX_TENSORS], int *n) {
     status st = OK;
     char name[ADAPTER_KEY_BYTES];
     for (int i = 0; i < ADAPTER_MAX_TENSORS; i++) v[i] = NULL;
     TRY(values_alloc(s, t, v, n));
-    for (int i = 0; i < *n; i++) TRY(params_get(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
+    for (int i = 0; i < *n; i++)
+        TRY(params_get(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
 out:
     return st;
 }
@@ -209,7 +231,8 @@ static status init_site(const adapter_site *s, params *model, const param *p, ui
     TRY(values_alloc(s, t, v, &n));
     if (s->info->init && s->opts->dora) TRY(weight_get(model, p, &w));
     if (s->info->init) s->info->init(s, v, w, seed);
-    for (int i = 0; i < n; i++) TRY(params_set(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
+    for (int i = 0; i < n; i++)
+        TRY(params_set(s->ps, key_of(s, t[i].key, name), v[i], shape_count(&t[i].s)));
 out:
     mem_free(w);
     mem_free(v[0]);
@@ -251,7 +274,8 @@ int64_t adapter_effective_count(const adapter_set *a, const params *model) {
     return total;
 }
 
-static status merge_site(const adapter_site *s, params *model, const param *p, double m, bool inverse) {
+static status merge_site(const adapter_site *s, params *model, const param *p, double m,
+                         bool inverse) {
     status st = OK;
     adapter_tensor t[ADAPTER_MAX_TENSORS];
     float *v[ADAPTER_MAX_TENSORS] = {0}, *w = NULL;
@@ -271,7 +295,8 @@ status adapter_merge_all(const adapter_set *a, params *model, double m, bool inv
     for (int i = 0; i < model->n; i++) {
         char layer[128];
         adapter_site s;
-        if (adapter_site_at(a, model, i, layer, &s)) TRY(merge_site(&s, model, &model->p[i], m, inverse));
+        if (adapter_site_at(a, model, i, layer, &s))
+            TRY(merge_site(&s, model, &model->p[i], m, inverse));
     }
 out:
     return st;

@@ -1,6 +1,6 @@
-/* coft.c: oft that may not turn far: after every update each block's Q is brought back into the ball of radius
- * eps / sqrt(blocks) (Frobenius), as PEFT does. eps 0 stands for the paper's 6e-5 b^2.
- * source  Qiu et al. 2023 §4.2 (projected gradient); PEFT OFTRotationModule._project_batch
+/* coft.c: oft that may not turn far: after every update each block's Q is brought back into the
+ * ball of radius eps / sqrt(blocks) (Frobenius), as PEFT does. eps 0 stands for the paper's 6e-5
+ * b^2. source  Qiu et al. 2023 §4.2 (projected gradient); PEFT OFTRotationModule._project_batch
  * SPDX-License-Identifier: MIT */
 #include "adapter/rotation.h"
 #include <math.h>
@@ -27,10 +27,19 @@ static void project(graph *g, const adapter_site *s) {
 }
 
 static status tensors(const adapter_site *s, adapter_tensor t[], int *n) {
-    if (!(s->opts->eps >= 0)) return fail(E_USAGE, "%s: coft's eps is %g: expected 0 (the paper's) or more", s->layer, (double)s->opts->eps);
+    if (!(s->opts->eps >= 0))
+        return fail(E_USAGE, "%s: coft's eps is %g: expected 0 (the paper's) or more", s->layer,
+                    (double)s->opts->eps);
     return oft_tensors(s, t, n);
 }
 
-const adapter_info adapter_coft_info = {.name = "coft", .tensors = tensors, .init = rotation_init, .by_weight = rotation_by_weight,
-    .input = oft_input, .weight = oft_weight, .output = oft_output, .scales_output = rotation_scales_output, .merge = oft_merge,
-    .project = project};
+const adapter_info adapter_coft_info = {.name = "coft",
+                                        .tensors = tensors,
+                                        .init = rotation_init,
+                                        .by_weight = rotation_by_weight,
+                                        .input = oft_input,
+                                        .weight = oft_weight,
+                                        .output = oft_output,
+                                        .scales_output = rotation_scales_output,
+                                        .merge = oft_merge,
+                                        .project = project};

@@ -19,7 +19,9 @@ void read_say(reading *r, const char *dialect, const char *fmt, ...) {
     va_end(ap);
 }
 
-bool read_told(const reading *r, const char *dialect) { return r->told && strcmp(r->told, dialect) == 0; }
+bool read_told(const reading *r, const char *dialect) {
+    return r->told && strcmp(r->told, dialect) == 0;
+}
 
 const json *read_config(const reading *r, const layer_group *g, const char *field) {
     char name[96];
@@ -43,19 +45,25 @@ status read_values(reading *r, const layer_group *g, role k, int64_t count, cons
     char text[96];
     int64_t n = safetensor_count(t);
     if (n != count)
-        return fail(E_SHAPE, "%s is for another model: %s is %s, layer %s needs %lld numbers there", r->f->path, t->name, safetensor_describe(t, text, sizeof text), g->layer, (long long)count);
+        return fail(E_SHAPE, "%s is for another model: %s is %s, layer %s needs %lld numbers there",
+                    r->f->path, t->name, safetensor_describe(t, text, sizeof text), g->layer,
+                    (long long)count);
     if (t->dtype == DT_COUNT || t->dtype == DT_U32)
-        return fail(E_UNSUPPORTED, "%s: %s is %s; expected floats", r->f->path, t->name, safetensor_describe(t, text, sizeof text));
+        return fail(E_UNSUPPORTED, "%s: %s is %s; expected floats", r->f->path, t->name,
+                    safetensor_describe(t, text, sizeof text));
     float *v = arena_new(&r->f->mem, float, n);
     if (!v) return fail(E_HOST_MEMORY, "no host memory to read %s", r->f->path);
     safetensor_read_f32(t, v);
     for (int64_t i = 0; i < n; i++)
-        if (!isfinite(v[i])) return fail(E_FORMAT, "%s: %s holds NaN or infinity", r->f->path, t->name);
+        if (!isfinite(v[i]))
+            return fail(E_FORMAT, "%s: %s holds NaN or infinity", r->f->path, t->name);
     *out = v;
     return OK;
 }
 
-status read_add(reading *r, const layer_group *g, const adapter_info *info, const adapter_options *o, float *v[ADAPTER_MAX_TENSORS], int64_t count[ADAPTER_MAX_TENSORS]) {
+status read_add(reading *r, const layer_group *g, const adapter_info *info,
+                const adapter_options *o, float *v[ADAPTER_MAX_TENSORS],
+                int64_t count[ADAPTER_MAX_TENSORS]) {
     status st = OK;
     adapter_file_part *part = &r->f->part[g->model];
     adapter_tensor t[ADAPTER_MAX_TENSORS];
@@ -65,17 +73,22 @@ status read_add(reading *r, const layer_group *g, const adapter_info *info, cons
     adapter_entry e = {layer, info, *o};
     adapter_site s = {.info = info, .opts = &e.opts, .layer = layer, .w = g->p->s, .at = HERE};
     if (g->p->vector || (g->p->s.n != 2 && g->p->s.n != 4))
-        return fail(E_FORMAT, "%s is for another model: %s is neither a linear layer nor a convolution here", r->f->path, g->layer);
+        return fail(E_FORMAT,
+                    "%s is for another model: %s is neither a linear layer nor a convolution here",
+                    r->f->path, g->layer);
     TRY(info->tensors(&s, t, &n));
-    adapter_entry *entry = mem_realloc(part->entry, (size_t)part->n * sizeof *entry, (size_t)(part->n + 1) * sizeof *entry);
+    adapter_entry *entry = mem_realloc(part->entry, (size_t)part->n * sizeof *entry,
+                                       (size_t)(part->n + 1) * sizeof *entry);
     if (entry) part->entry = entry;
-    float *(*value)[ADAPTER_MAX_TENSORS] = mem_realloc(part->value, (size_t)part->n * sizeof *value, (size_t)(part->n + 1) * sizeof *value);
+    float *(*value)[ADAPTER_MAX_TENSORS] = mem_realloc(part->value, (size_t)part->n * sizeof *value,
+                                                       (size_t)(part->n + 1) * sizeof *value);
     if (value) part->value = value;
     if (!entry || !value) TRY(fail(E_HOST_MEMORY, "no host memory to read %s", r->f->path));
     for (int i = 0; i < ADAPTER_MAX_TENSORS; i++) {
         v[i] = NULL;
         count[i] = i < n ? shape_count(&t[i].s) : 0;
-        if (i < n && !(v[i] = arena_new(&r->f->mem, float, count[i]))) TRY(fail(E_HOST_MEMORY, "no host memory to read %s", r->f->path));
+        if (i < n && !(v[i] = arena_new(&r->f->mem, float, count[i])))
+            TRY(fail(E_HOST_MEMORY, "no host memory to read %s", r->f->path));
         part->value[part->n][i] = v[i];
     }
     part->entry[part->n++] = e;
@@ -98,12 +111,20 @@ static status find_files(const char *path, char tensors[1100], json **config) {
         if (!os_file_exists(tensors)) {
             char pickle[1100];
             snprintf(pickle, sizeof pickle, "%s/adapter_model.bin", path);
-            if (os_file_exists(pickle)) TRY(fail(E_UNSUPPORTED, "%s is a pickle, which can run any code: save the adapter again as safetensors", pickle));
-            TRY(fail(E_IO, "%s holds no adapter_model.safetensors; for another file, name the file itself", path));
+            if (os_file_exists(pickle))
+                TRY(fail(
+                    E_UNSUPPORTED,
+                    "%s is a pickle, which can run any code: save the adapter again as safetensors",
+                    pickle));
+            TRY(fail(
+                E_IO,
+                "%s holds no adapter_model.safetensors; for another file, name the file itself",
+                path));
         }
     } else {
         snprintf(tensors, 1100, "%s", path);
-        snprintf(beside, sizeof beside, "%.*sadapter_config.json", slash ? (int)(slash - path + 1) : 0, path);
+        snprintf(beside, sizeof beside, "%.*sadapter_config.json",
+                 slash ? (int)(slash - path + 1) : 0, path);
         if (strcmp(slash ? slash + 1 : path, "adapter_model.safetensors") != 0) return OK;
     }
     if (!os_file_exists(beside)) return OK;
@@ -118,8 +139,10 @@ static status refuse_config(const reading *r) {
     const json *kind = r->config ? cJSON_GetObjectItemCaseSensitive(r->config, "peft_type") : NULL;
     if (!kind) return OK;
     const char *name = cJSON_IsString(kind) ? kind->valuestring : "?";
-    if (strcmp(name, "LORA") == 0 || strcmp(name, "OFT") == 0 || strcmp(name, "BOFT") == 0) return OK;
-    return fail(E_UNSUPPORTED, "%s is PEFT's %s; LORA, OFT and BOFT are supported", r->f->path, name);
+    if (strcmp(name, "LORA") == 0 || strcmp(name, "OFT") == 0 || strcmp(name, "BOFT") == 0)
+        return OK;
+    return fail(E_UNSUPPORTED, "%s is PEFT's %s; LORA, OFT and BOFT are supported", r->f->path,
+                name);
 }
 
 static status read_all(reading *r) {
@@ -127,7 +150,11 @@ static status read_all(reading *r) {
     static const char *const known[] = {"peft-lora", "peft-oft", "peft-oft-0.16", "peft-oft-exact"};
     bool right = !r->told;
     for (size_t i = 0; i < ARRAY_LEN(known); i++) right |= read_told(r, known[i]);
-    if (!right) TRY(fail(E_USAGE, "adapter dialect '%s': expected peft-lora, peft-oft, peft-oft-0.16 or peft-oft-exact", r->told));
+    if (!right)
+        TRY(fail(
+            E_USAGE,
+            "adapter dialect '%s': expected peft-lora, peft-oft, peft-oft-0.16 or peft-oft-exact",
+            r->told));
     TRY(refuse_config(r));
     TRY(read_group_all(r));
     for (int i = 0; i < r->n_groups; i++) TRY(read_group_convert(r, &r->group[i]));
@@ -135,7 +162,8 @@ out:
     return st;
 }
 
-status adapter_file_open(const char *path, const adapter_model *models, int n, const char *dialect, adapter_file **out) {
+status adapter_file_open(const char *path, const adapter_model *models, int n, const char *dialect,
+                         adapter_file **out) {
     status st = OK;
     safetensors *s = NULL;
     json *config = NULL, *metadata = NULL;
@@ -144,7 +172,8 @@ status adapter_file_open(const char *path, const adapter_model *models, int n, c
     *out = NULL;
     adapter_file *f = mem_zalloc(sizeof *f);
     if (!f) return fail(E_HOST_MEMORY, "no host memory to read %s", path);
-    if (n > ADAPTER_MAX_MODELS) TRY(fail(E_USAGE, "an adapter for %d models: at most %d", n, ADAPTER_MAX_MODELS));
+    if (n > ADAPTER_MAX_MODELS)
+        TRY(fail(E_USAGE, "an adapter for %d models: at most %d", n, ADAPTER_MAX_MODELS));
     snprintf(f->path, sizeof f->path, "%s", path);
     f->n_models = n;
     for (int i = 0; i < n; i++) f->model[i] = models[i];
@@ -182,7 +211,8 @@ const char *adapter_file_describe(const adapter_file *f, char *out, size_t bytes
     size_t used = (size_t)snprintf(out, bytes, "%s:", f->dialect);
     for (int i = 0; i < f->n_models && used < bytes; i++)
         if (f->part[i].n + f->part[i].n_deltas)
-            used += (size_t)snprintf(out + used, bytes - used, " %d layers of %s,", f->part[i].n + f->part[i].n_deltas, f->model[i].part);
+            used += (size_t)snprintf(out + used, bytes - used, " %d layers of %s,",
+                                     f->part[i].n + f->part[i].n_deltas, f->model[i].part);
     if (used < bytes) snprintf(out + used, bytes - used, " because %s", f->why);
     return out;
 }
@@ -194,19 +224,24 @@ adapter_set adapter_file_set(const adapter_file *f, int model, params *ps) {
 }
 
 /* Calls back with the tensors of every entry. */
-static status site_of_entry(const adapter_file *f, int model, int i, adapter_site *s, adapter_tensor t[], int *n) {
+static status site_of_entry(const adapter_file *f, int model, int i, adapter_site *s,
+                            adapter_tensor t[], int *n) {
     const adapter_entry *e = &f->part[model].entry[i];
     char name[160];
     snprintf(name, sizeof name, "%s.weight", e->layer);
     const param *p = params_find(f->model[model].ps, name);
-    *s = (adapter_site){.info = e->info, .opts = &e->opts, .layer = e->layer, .w = p->s, .at = HERE};
+    *s =
+        (adapter_site){.info = e->info, .opts = &e->opts, .layer = e->layer, .w = p->s, .at = HERE};
     return e->info->tensors(s, t, n);
 }
 
 status adapter_file_fill(const adapter_file *f, int model, params *ps) {
     status st = OK;
     const adapter_file_part *part = &f->part[model];
-    if (part->n_deltas) return fail(E_UNSUPPORTED, "%s also changes biases or norms (%s): it can only be merged into the model", f->path, part->delta[0].param);
+    if (part->n_deltas)
+        return fail(E_UNSUPPORTED,
+                    "%s also changes biases or norms (%s): it can only be merged into the model",
+                    f->path, part->delta[0].param);
     for (int i = 0; i < part->n; i++) {
         adapter_site s;
         adapter_tensor t[ADAPTER_MAX_TENSORS];
@@ -222,7 +257,8 @@ out:
     return st;
 }
 
-static status merge_entry(const adapter_file *f, int model, int i, params *ps, double m, bool inverse) {
+static status merge_entry(const adapter_file *f, int model, int i, params *ps, double m,
+                          bool inverse) {
     status st = OK;
     adapter_site s;
     adapter_tensor t[ADAPTER_MAX_TENSORS];
@@ -232,7 +268,8 @@ static status merge_entry(const adapter_file *f, int model, int i, params *ps, d
     TRY(site_of_entry(f, model, i, &s, t, &n));
     int64_t count = shape_count(&s.w);
     snprintf(name, sizeof name, "%s.weight", s.layer);
-    if (!(w = mem_alloc((size_t)count * sizeof *w))) TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", s.layer));
+    if (!(w = mem_alloc((size_t)count * sizeof *w)))
+        TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", s.layer));
     TRY(params_get(ps, name, w, count));
     TRY(s.info->merge(&s, (const float *const *)f->part[model].value[i], m, inverse, w));
     TRY(params_set(ps, name, w, count));
@@ -250,7 +287,8 @@ status adapter_file_merge(const adapter_file *f, int model, params *ps, double m
         float *v = mem_alloc((size_t)d->n * sizeof *v);
         if (!v) TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", d->param));
         st = params_get(ps, d->param, v, d->n);
-        for (int64_t k = 0; st == OK && k < d->n; k++) v[k] += (float)(inverse ? -m : m) * d->value[k];
+        for (int64_t k = 0; st == OK && k < d->n; k++)
+            v[k] += (float)(inverse ? -m : m) * d->value[k];
         if (st == OK) st = params_set(ps, d->param, v, d->n);
         mem_free(v);
         if (st != OK) goto out;

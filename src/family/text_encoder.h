@@ -11,8 +11,15 @@ typedef struct text_config {
     float layer_norm_eps;
 } text_config;
 
-/* ids [N, T] u32, T = max_position_embeddings or fewer -> [N, T, hidden] T: the hidden state after layer
- * num_hidden_layers - skip, and final_layer_norm. skip 0 = all layers (A1111's clip skip 1). extra [E, hidden] (NULL): ids
- * vocab_size + i read row i (textual inversion). */
-tensor *text_encode(nn *m, const text_config *c, tensor *ids, tensor *extra, int skip);
+/* text_encode: ids [N, T] u32, T = max_position_embeddings or fewer -> [N, T, hidden] T: the hidden state after layer
+ * num_hidden_layers - skip, and final_layer_norm. skip 0 = all layers (A1111's clip skip 1).
+ * extra: rows that are not in the table (textual inversion), or NULL.   errors E_SHAPE, E_USAGE (skip) */
+typedef struct text_extra {
+    tensor *rows;                                  /* [E, hidden] T */
+    tensor *pick;                                  /* [N, T] u32: text_extra_pick of ids */
+} text_extra;
+tensor *text_encode(nn *m, const text_config *c, tensor *ids, const text_extra *extra, int skip);
+/* pick[i] for ids[i]: which row of (all token embeddings of this call, then extra's rows) position i reads. ids of vocab_size
+ * and above mean extra row id - vocab_size; in ids itself they may stay. count = N T. */
+void    text_extra_pick(const text_config *c, const uint32_t *ids, int64_t count, uint32_t *pick);
 status  text_declare(params *ps, const text_config *c);

@@ -15,9 +15,10 @@ typedef struct vae_config {
     /* tiny; block_out_channels is the decoder's there */
     int encoder_block_out_channels[VAE_MAX_LEVELS], num_encoder_blocks[VAE_MAX_LEVELS], num_decoder_blocks[VAE_MAX_LEVELS];
     float latent_magnitude, latent_shift; int upsampling_scaling_factor;
+    int pool_groups;                               /* TAEF2: groups of the pooled branch in the blocks next to the latent; 0 = none */
 } vae_config;
 
-/* Pixels per latent cell along a side. */
+/* Pixels per latent cell along a side; levels must be 1..VAE_MAX_LEVELS, which what follows checks (E_UNSUPPORTED). */
 int vae_factor(const vae_config *c);
 /* vae_encode: image [N, H, W, 3] T in [-1, 1] (tiny: as diffusers, also [-1, 1]) -> KL: [N, H/f, W/f, 2L] mean and log-variance
  * (unclamped, unscaled); tiny: [N, H/f, W/f, L].   errors E_SHAPE when H or W is not a multiple of the factor */

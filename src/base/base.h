@@ -128,6 +128,13 @@ status file_out_open(const char *path, file_out *f);
 status file_out_write(file_out *f, const void *data, size_t bytes);
 status file_out_commit(file_out *f);
 void   file_out_abort(file_out *f);
+/* A folder in the same manner: filled under a temporary name beside path, renamed by commit, which replaces an old folder
+ * in one step. The caller has made sure that an old one may go. After a failed write call abort. */
+typedef struct folder_out { char *path, *temp; } folder_out;
+status folder_out_open(const char *path, folder_out *f);
+status folder_out_commit(folder_out *f);
+void   folder_out_abort(folder_out *f);
+bool   os_is_folder(const char *path);
 typedef struct file_map { const uint8_t *data; size_t bytes; } file_map;
 status file_map_open(const char *path, file_map *m);
 void   file_map_close(file_map *m);

@@ -17,8 +17,8 @@ typedef enum layout { LAYOUT_DIFFUSERS, LAYOUT_SINGLE, LAYOUT_GGUF, LAYOUT_COUNT
 /* One parameter of a part, and where its values lie in the files. */
 typedef struct part_tensor {
     char name[128];                        /* diffusers' name, "down_blocks.0.resnets.0.conv1.weight" */
+    int n_dims; int64_t dim[WEIGHT_MAX_DIMS]; /* as diffusers has it, whatever the file says of 1x1 convolutions */
     const weight *w; int64_t begin, count; /* elements [begin, begin + count) of w: OpenCLIP joins q, k and v */
-    bool transpose;                        /* w is [in, out] (OpenCLIP's text_projection) */
 } part_tensor;
 
 typedef struct checkpoint {
@@ -30,7 +30,7 @@ typedef struct checkpoint {
     bool has_schedule, prediction_known;   /* prediction_known: the files say it; else the engine asks the network */
     const char *prediction_source;         /* "scheduler_config.json", "modelspec metadata", "v2-inference-v.yaml", "--prediction" */
     char tokenizer_dir[1024];              /* "" = the bundled vocabulary */
-    bool pad_zero;                         /* SD 2: the pad token is "!" */
+    bool pad_zero;                         /* SD 2 with the bundled vocabulary: the pad token is "!" */
     weights *files[PART_COUNT];            /* may be one and the same */
     part_tensor *tensor[PART_COUNT]; int64_t n_tensors[PART_COUNT];   /* sorted by name */
     arena mem;
@@ -47,7 +47,27 @@ status checkpoint_open(const char *path, const checkpoint_options *o, checkpoint
 void   checkpoint_close(checkpoint *c);
 /* One human line: what was recognised, and why. */
 const char *checkpoint_describe(const checkpoint *c, char *out, size_t bytes);
-/* Fills every parameter of ps (already declared) from the part. Missing or surplus tensors, wrong shapes and NaN are
- * E_FORMAT naming the first such tensor. Linear and 1x1 convolution weights stand for one another. Called again for the
- * same ps it does nothing new. */
+/* A part's config as diffusers' and transformers' JSON, the schedule for PART_COUNT; text in a, NULL when memory is short. */
+const char *checkpoint_config(const checkpoint *c, part p, arena *a);
+const char *layout_name(layout l);         /* "diffusers folder", "single file", "GGUF" */
+/* Declares the parameters of a part, as its config says. */
+status checkpoint_declare(const checkpoint *c, part p, params *ps);
+/* E_FORMAT names the first parameter of ps (declared) that the part lacks or has in another shape, and the first tensor of
+ * the part that ps does not have. Reads no values. */
+status checkpoint_check(const checkpoint *c, part p, const params *ps);
+/* The whole parameter in checkpoint order and the type asked for (f32, f16, bf16).
+ *   errors  E_FORMAT for NaN, infinity and what f16 cannot hold */
+status part_tensor_fetch(const part_tensor *t, dtype type, void *dst);
+/* Fills every parameter of ps (already allocated) from the part. Missing or surplus tensors and wrong shapes are E_FORMAT
+ * naming the first such tensor. Linear and 1x1 convolution weights stand for one another. Frozen parameters read their
+ * values when something needs them, which is when NaN is found: c must outlive ps. Called again for the same ps, those that
+ * have values keep them; trainable ones get the checkpoint's values again. */
 status checkpoint_load(const checkpoint *c, part p, params *ps);
+
+/* Writes a checkpoint: a diffusers folder (model_index.json, configs, scheduler, tokenizer, weights) or one file in the
+ * original layout with modelspec metadata and the configs. Nothing is left at path when it fails; what was there before
+ * is replaced at the end, a folder only if it holds model_index.json.
+ *   l       LAYOUT_DIFFUSERS or LAYOUT_SINGLE      type    f32, f16 or bf16
+ *   errors  E_USAGE: the prediction of a Stable Diffusion 2 is not known and a scheduler config must say it; E_UNSUPPORTED;
+ *           E_IO; and those of reading */
+status checkpoint_write(const checkpoint *c, layout l, dtype type, const char *path);

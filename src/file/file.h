@@ -46,3 +46,7 @@ const char *safetensor_describe(const safetensor *t, char *out, size_t bytes);
  * tensor is aligned for its type. notes may be NULL.
  *   errors  E_FORMAT for a name or note that is repeated, reserved or not UTF-8; E_IO; E_HOST_MEMORY */
 status safetensors_write(const char *path, const safetensor *t, int64_t n, const safetensor_note *notes, int64_t n_notes);
+/* The same without the data pointers: fetch fills dst with the whole data of tensor i when its turn comes. */
+typedef status (*safetensor_fetch)(void *ctx, int64_t i, void *dst);
+status safetensors_write_streamed(const char *path, const safetensor *t, int64_t n, const safetensor_note *notes, int64_t n_notes,
+                                  safetensor_fetch fetch, void *ctx);

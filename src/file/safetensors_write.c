@@ -161,13 +161,24 @@ static status build_header(const char *path, text *x, const entry *e, int64_t n,
     return OK;
 }
 
-static status write_all(const char *path, const text *x, const entry *e, int64_t n) {
+/* Where the data comes from: fetch, or where it is NULL the callers' memory. */
+typedef struct supply {
+    const safetensor *first;
+    safetensor_fetch fetch;
+    void *ctx, *buffer;
+} supply;
+
+static status write_all(const char *path, const text *x, const entry *e, int64_t n,
+                        const supply *s) {
     status st = OK;
     file_out f;
     st = file_out_open(path, &f);
     if (st != OK) return st;
     TRY(file_out_write(&f, x->p, x->used));
-    for (int64_t i = 0; i < n; i++) TRY(file_out_write(&f, e[i].t->data, (size_t)e[i].bytes));
+    for (int64_t i = 0; i < n; i++) {
+        if (s->fetch && e[i].bytes) TRY(s->fetch(s->ctx, e[i].t - s->first, s->buffer));
+        TRY(file_out_write(&f, s->fetch ? s->buffer : e[i].t->data, (size_t)e[i].bytes));
+    }
     return file_out_commit(&f);
 out:
     file_out_abort(&f);
@@ -176,8 +187,16 @@ out:
 
 status safetensors_write(const char *path, const safetensor *t, int64_t n,
                          const safetensor_note *notes, int64_t n_notes) {
+    return safetensors_write_streamed(path, t, n, notes, n_notes, NULL, NULL);
+}
+
+status safetensors_write_streamed(const char *path, const safetensor *t, int64_t n,
+                                  const safetensor_note *notes, int64_t n_notes,
+                                  safetensor_fetch fetch, void *ctx) {
     status st = OK;
     text x = {0};
+    supply s = {t, fetch, ctx, NULL};
+    uint64_t largest = 0;
     entry *e = mem_alloc((size_t)n * sizeof *e), **order = mem_alloc((size_t)n * sizeof *order);
     if (!e || !order) {
         st = fail(E_HOST_MEMORY, "%s: no memory for a list of %lld tensors", path, (long long)n);
@@ -185,8 +204,15 @@ status safetensors_write(const char *path, const safetensor *t, int64_t n,
     }
     TRY(check_entries(path, t, n, e, order));
     TRY(build_header(path, &x, e, n, notes, notes ? n_notes : 0));
-    TRY(write_all(path, &x, e, n));
+    for (int64_t i = 0; fetch && i < n; i++) largest = MAX(largest, e[i].bytes);
+    if (largest && !(s.buffer = mem_alloc((size_t)largest))) {
+        st = fail(E_HOST_MEMORY, "%s: no memory for a tensor of %llu bytes", path,
+                  (unsigned long long)largest);
+        goto out;
+    }
+    TRY(write_all(path, &x, e, n, &s));
 out:
+    mem_free(s.buffer);
     mem_free(x.p);
     mem_free(order);
     mem_free(e);

@@ -71,6 +71,8 @@ void array_set_source(array *a, array_fetch fetch, void *ctx) {
     a->version++;
 }
 
+bool array_is_empty(const array *a) { return a->deferred && !a->fetch; }
+
 static status take_memory(array *a) {
     status st = OK;
     char text[96];

@@ -70,6 +70,7 @@ status array_create_deferred(device *d, dtype t, shape s, const char *name, arra
  * often as the values are needed, so packed copies can be made without keeping the original; ctx must outlive a. */
 typedef status (*array_fetch)(void *ctx, void *dst);
 void   array_set_source(array *a, array_fetch fetch, void *ctx);
+bool   array_is_empty(const array *a);                   /* deferred, and without a source: reads as zeros */
 /* A window of a STATE array sharing its memory: parent must outlive it. */
 status array_view(array *parent, int64_t offset_elems, shape s, const char *name, array **out);
 void   array_destroy(array *a);

@@ -60,6 +60,47 @@ status corpus_source_open(const char *folder, const compose_params *compose, uin
 void   corpus_source_close(corpus_source *s);
 picture_source corpus_source_pictures(corpus_source *s);
 const corpus *corpus_source_corpus(const corpus_source *s);
-/* n of the held-out pictures, spread over all of them, on white: rgb [n, 128, 128, 3] and style [n], mem_alloc'ed. *n becomes less
- * where there are fewer. */
-status corpus_source_held_out(const corpus_source *s, int *n, uint8_t **rgb, int **style);
+/* n of the held-out pictures, spread over all of them (pairs: only those whose thing is trained in other styles), on white:
+ * rgb [n, 128, 128, 3] and which picture each is [n], mem_alloc'ed. *n becomes less where there are fewer. */
+status corpus_source_held_out(const corpus_source *s, bool pairs, int *n, uint8_t **rgb, int **picture);
+/* The next n samples of the stream with what they show; caption of a sample. */
+status corpus_source_next(corpus_source *s, uint64_t first, int n, uint8_t *rgb, compose_info *info);
+const composer *corpus_source_composer(const corpus_source *s);
+
+/* ---- train_pool.c ---- */
+/* An autoencoder on a device, from a folder that holds vae/. Both ways in batches; latents [n, h, w, C] f32, as StableDiffusionPipeline
+ * would scale them (scaling_factor 1). */
+typedef struct vae_opened { vae_config config; params ps; plan *encode, *decode; } vae_opened;
+status vae_opened_open(device *dev, dtype type, const char *folder, vae_opened *v);
+void   vae_opened_close(vae_opened *v);
+status vae_opened_encode(vae_opened *v, int side, int n, const uint8_t *rgb, float *z);
+status vae_opened_decode(vae_opened *v, int side, int n, const float *z, uint8_t *rgb);
+/* Samples [first, first + n) of s, whose seed is `seed`, as latents to path (pool.h). */
+status train_make_pool(device *dev, dtype type, const char *vae_folder, corpus_source *s, uint32_t seed, uint64_t first, int64_t n, const char *path,
+                       bool (*cancelled)(void *), void *ctx);
+
+/* ---- train_base.c: latents and captions -> text encoder and UNet ---- */
+/* next fills latents [n, h, w, C] f32 and captions [n] for training samples first ... first + n - 1; it depends on nothing else. */
+typedef struct latent_source { status (*next)(void *ctx, uint64_t first, int n, float *latents, caption *captions); void *ctx; } latent_source;
+typedef struct train_base_params {
+    unet_config unet; text_config text; schedule_config schedule;
+    int h, w;                              /* latent cells */
+    const char *tokenizer;                 /* its folder; copied into the model */
+    double shift, shift_late;              /* of the timesteps (noising.h); late: the last third */
+    double text_lr;                        /* factor on the text encoder's learning rate */
+    latent_source latents;
+    /* held out: latents [n, h, w, C] with captions, measured at every sheet: error of the predicted x0 with and without caption */
+    const float *held_out; const caption *held_out_caption; int n_held_out;
+    /* sheet: pictures of these prompts from fixed noise, decoded by the autoencoder */
+    const char *const *prompt; int n_prompts, columns, sheet_steps; double guidance; vae_opened *vae; int side;
+} train_base_params;
+status train_base(device *dev, dtype type, const train_params *p, const train_base_params *b);
+
+/* ---- train_words.c ---- */
+/* A vocabulary of at most `size` ids for prompts of `length` ids, from the captions of s and of every picture, written to folder. */
+status train_make_words(corpus_source *s, int size, int length, const char *folder, int *learned);
+/* ---- train_data.c ---- */
+/* A pool as a source. p and s (the source the pool was made of: it knows the captions) must stay open longer. */
+struct pool;
+typedef struct pool_source { const struct pool *p; const corpus_source *s; uint32_t seed; } pool_source;
+latent_source pool_source_latents(pool_source *p);

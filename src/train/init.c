@@ -39,3 +39,35 @@ status init_vae_tiny(params *ps, uint32_t seed) {
 out:
     return st;
 }
+
+static status set_ones(params *ps, const param *p) {
+    float *v = mem_alloc(sizeof *v * (size_t)shape_count(&p->s));
+    if (!v) return fail(E_HOST_MEMORY, "no host memory to initialise %s", p->name);
+    for (int64_t i = 0; i < shape_count(&p->s); i++) v[i] = 1;
+    status st = params_set(ps, p->name, v, shape_count(&p->s));
+    mem_free(v);
+    return st;
+}
+
+static status init_normed(params *ps, uint32_t seed, const char *const *zero, int n_zero) {
+    status st = OK;
+    for (int i = 0; i < ps->n; i++) {
+        const param *p = &ps->p[i];
+        double std = p->vector ? 0 : 1 / sqrt(3 * fan_in(p));
+        if (ends_with(p->name, "token_embedding.weight")) std = 0.02;
+        if (ends_with(p->name, "position_embedding.weight")) std = 0.01;
+        for (int k = 0; k < n_zero; k++)
+            if (ends_with(p->name, zero[k])) std = 0;
+        if (p->vector && ends_with(p->name, ".weight")) TRY(set_ones(ps, p));
+        else TRY(set_normal(ps, p, seed, std));
+    }
+out:
+    return st;
+}
+
+status init_unet(params *ps, uint32_t seed) {
+    static const char *const zero[] = {".conv2.weight", ".proj_out.weight", "conv_out.weight"};
+    return init_normed(ps, seed, zero, 3);
+}
+
+status init_text(params *ps, uint32_t seed) { return init_normed(ps, seed, NULL, 0); }

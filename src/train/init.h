@@ -6,3 +6,7 @@
 /* AutoencoderTiny has no norms, so that the size of its signals is up to these: normal, std fan_in^-1/2; the last
  * convolution of a block (the branch beside its skip) starts at zero; biases zero. */
 status init_vae_tiny(params *ps, uint32_t seed);
+/* Networks with norms: normal, std (3 fan_in)^-1/2 (the variance of PyTorch's default), norms 1, biases 0. UNet: the last layer of
+ * every residual block and transformer, and conv_out, start at zero. Text encoder: embeddings 0.02, positions 0.01, as CLIP. */
+status init_unet(params *ps, uint32_t seed);
+status init_text(params *ps, uint32_t seed);

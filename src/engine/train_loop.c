@@ -11,7 +11,7 @@ typedef struct loop {
     optimizer opt; loss_scaler scaler; train_log *log; progress bar;
     int64_t step; uint64_t sample;         /* done */
     double sum[TRAIN_MAX_SHOWN], norm_sum; int64_t summed, skipped;  /* since the last line of the log */
-    double last_line, last_save, last_sheet, last_value; int64_t last_step;
+    double last_line, last_save, last_sheet, last_value, rate; int64_t last_step;
 } loop;
 
 static const char *path_in(const loop *l, const char *name, char out[1200]) {
@@ -65,7 +65,8 @@ static status write_log(loop *l, record_value *extra, int n_extra) {
     for (int i = 0; i < l->s->n_show; i++) v[n++] = (record_value){l->s->show[i], l->sum[i] * each};
     v[n++] = (record_value){"grad_norm", l->norm_sum / (double)MAX(l->summed, 1)};
     v[n++] = (record_value){"lr", lr_at(&l->p->lr, l->step - 1)};
-    v[n++] = (record_value){"samples_per_s", (double)((l->step - l->last_step) * l->p->batch * l->p->accumulate) / MAX(now - l->last_line, 1e-9)};
+    l->rate = (double)((l->step - l->last_step) * l->p->batch * l->p->accumulate) / MAX(now - l->last_line, 1e-9);
+    v[n++] = (record_value){"samples_per_s", l->rate};
     if (l->skipped) v[n++] = (record_value){"skipped", (double)l->skipped};
     for (int i = 0; i < n_extra && n < RECORD_MAX_VALUES; i++) v[n++] = extra[i];
     TRY(train_log_add(l->log, l->step, v, n));
@@ -138,8 +139,7 @@ static status loop_steps(loop *l) {
         char note[96];
         TRY(one_step(l));
         if (l->step % p->log_every == 0 || l->step == p->lr.steps) TRY(write_log(l, NULL, 0));
-        double rate = (double)((l->step - l->last_step) * p->batch * p->accumulate) / MAX(os_seconds() - l->last_line, 1e-9);
-        snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, rate);
+        snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, l->rate);
         progress_step(&l->bar, l->step, note);
         if (due(p->save_minutes, l->last_save)) TRY(save_state(l));
         if (due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));

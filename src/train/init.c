@@ -34,7 +34,8 @@ status init_vae_tiny(params *ps, uint32_t seed) {
     for (int i = 0; i < ps->n; i++) {
         const param *p = &ps->p[i];
         bool zero = p->vector || ends_with(p->name, ".conv.4.weight");
-        TRY(set_normal(ps, p, seed, zero ? 0 : 1 / sqrt(fan_in(p))));
+        double gain = i == ps->n - 2 ? 0.01 : strcmp(p->name, "encoder.layers.0.weight") == 0 ? 1 : 2; /* ps->n - 2: to pixels */
+        TRY(set_normal(ps, p, seed, zero ? 0 : sqrt(gain / fan_in(p))));
     }
 out:
     return st;

@@ -29,12 +29,11 @@ static tensor *features(nn *judge, tensor *y, tensor *x) {
     return op_scale(g, sum, 1.0f / SQUEEZENET_TAPS);
 }
 
+/* Of the deviation, not the variance: where that is near zero the variance has no slope to climb by. */
 static tensor *moments(graph *g, tensor *z) {
     uint32_t pixels = 1u << 0 | 1u << 1 | 1u << 2;
-    tensor *mean = op_mean(g, z, pixels), *square = op_mean(g, op_square(g, op_cast(g, z, DT_F32)), pixels);
-    tensor *variance = op_sub(g, square, op_square(g, mean));
-    return op_add(g, op_reshape(g, op_mean(g, op_square(g, mean), DIMS_ALL), 1),
-                  op_reshape(g, op_mean(g, op_square(g, op_affine(g, variance, 1.0f, -1.0f)), DIMS_ALL), 1));
+    tensor *off = op_affine(g, op_std(g, z, pixels), 1.0f, -1.0f), *mean = op_mean(g, z, pixels);
+    return op_reshape(g, op_mean(g, op_add(g, op_square(g, mean), op_square(g, off)), DIMS_ALL), 1);
 }
 
 void vae_loss(nn *m, const vae_config *c, nn *judge, const vae_loss_params *p, tensor *image, tensor *jitter, tensor *seed, tensor *sample,

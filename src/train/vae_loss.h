@@ -15,7 +15,7 @@ typedef struct vae_loss_out {
  *   pixels    mean |y - x|
  *   edges     mean |difference of neighbours, down and across|, the two added: sharp lines
  *   features  mean over SqueezeNet's taps of the squared difference, channels scaled to unit length (as LPIPS, unweighted)
- *   moments   mean over channels of mean^2 + (variance - 1)^2 of the batch's latents: a denoiser wants unit variance, and
+ *   moments   mean over channels of mean^2 + (deviation - 1)^2 of the batch's latents: a denoiser wants unit variance, and
  *             StableDiffusionPipeline knows one scaling factor for all channels */
 void vae_loss(nn *m, const vae_config *c, nn *judge, const vae_loss_params *p, tensor *image, tensor *jitter, tensor *seed, tensor *sample,
               vae_loss_out *out);

@@ -41,7 +41,7 @@ uint cols();
 void put(uint m, uint n, vec4 v);
 uint seg, seg_k0, seg_k1;   /* the segment and its range of k */
 
-const uint NONE = 0xffffffffu;
+const uint NONE = 0x80000000u; /* no offset: buffers hold fewer elements, and what wraps below 0 (conv2d_bwd_w) stays near 0 */
 const uint BM = TM * LY, BN = 4u * TN4 * LX;
 const uint PA = STAGE == 1u ? BM / 4u + 1u : 1u, PB = STAGE == 1u ? BN / 4u : 1u;   /* vec4 pitch; + 1 spreads banks */
 shared vec4 tile_a[STAGE == 1u ? 2u * BK * PA : 1u];

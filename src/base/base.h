@@ -138,6 +138,9 @@ bool   os_is_folder(const char *path);
 typedef struct file_map { const uint8_t *data; size_t bytes; } file_map;
 status file_map_open(const char *path, file_map *m);
 void   file_map_close(file_map *m);
+/* Whole pages of a file_map inside the range may leave memory; the next access reads them again. Nothing else
+ * than a file_map: pages that no file backs would come back zeroed. */
+void   os_pages_release(const void *data, uint64_t bytes);
 
 /* ---- progress: a bar with ETA on a terminal, plain lines in a log ---- */
 typedef struct progress { const char *what; int64_t total, done; double start, last; bool tty; int shown; } progress;

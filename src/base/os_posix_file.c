@@ -118,6 +118,13 @@ void file_map_close(file_map *m) {
     *m = (file_map){0};
 }
 
+/* Rounded inwards: the pages at both ends may hold neighbours that are in use. */
+void os_pages_release(const void *data, uint64_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
+    uintptr_t begin = (at + page - 1) / page * page, end = (at + (uintptr_t)bytes) / page * page;
+    if (begin < end) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 /* ---- writing ---- */
 status file_out_open(const char *path, file_out *f) {
     *f = (file_out){.fd = -1};

@@ -45,7 +45,6 @@ static status check_all(const checkpoint *c) {
         TRY(checkpoint_check(c, (part)p, &ps));
         params_fini(&ps);
     }
-    params_init(&ps, dev, DT_F32);
 out:
     params_fini(&ps);
     device_close(dev);
@@ -55,8 +54,8 @@ out:
 static status convert(const job *j) {
     status st = OK;
     checkpoint *c = NULL;
-    layout l;
-    dtype type;
+    layout l = LAYOUT_COUNT;
+    dtype type = DT_COUNT;
     char text[512];
     TRY(pick_layout(j->out, &l));
     if (os_file_exists(j->out) && !j->overwrite) TRY(fail(E_USAGE, "%s exists already: give another name or --overwrite", j->out));

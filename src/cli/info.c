@@ -13,16 +13,24 @@ static bool ends_with(const char *s, const char *tail) {
 }
 
 /* ---- printing ---- */
+/* Texts from files must not steer the terminal. */
+static void print_text(const char *s) {
+    for (; *s; s++) putchar((unsigned char)*s < 0x20 && *s != '\n' ? '?' : *s);
+}
+
 static void print_value(const cJSON *v) {
     char *text = cJSON_IsString(v) ? NULL : cJSON_PrintUnformatted(v);
-    printf("%s\n", text ? text : cJSON_IsString(v) ? v->valuestring : "?");
+    print_text(text ? text : cJSON_IsString(v) ? v->valuestring : "?");
+    putchar('\n');
     cJSON_free(text);
 }
 
 static void print_tree(const cJSON *o, int indent) {
     const cJSON *e;
     cJSON_ArrayForEach(e, o) {
-        printf("%*s%s: ", indent, "", e->string);
+        printf("%*s", indent, "");
+        print_text(e->string);
+        printf(": ");
         if (!cJSON_IsObject(e)) print_value(e);
         else {
             printf("\n");

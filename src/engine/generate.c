@@ -16,15 +16,16 @@ typedef struct job {
 
 static status parse_schedule(const char *text, sampler_params *sp) {
     static const struct { const char *name; int grid, spacing; } all[] = {
-        {"auto", GRID_MODEL, -1}, {"model", GRID_MODEL, -1}, {"discrete", GRID_MODEL, -1}, {"karras", GRID_KARRAS, -1}, {"exponential", GRID_EXPONENTIAL, -1},
+        {"model", GRID_MODEL, -1}, {"discrete", GRID_MODEL, -1}, {"karras", GRID_KARRAS, -1}, {"exponential", GRID_EXPONENTIAL, -1},
         {"leading", GRID_MODEL, SPACING_LEADING}, {"trailing", GRID_MODEL, SPACING_TRAILING}, {"linspace", GRID_MODEL, SPACING_LINSPACE}};
-    for (size_t i = 0; text && i < ARRAY_LEN(all); i++) {
+    if (!text || strcmp(text, "auto") == 0) return OK;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         if (strcmp(text, all[i].name) != 0) continue;
-        if (i > 2 || sp->grid == GRID_MODEL) sp->grid = (sigma_grid)all[i].grid;
+        sp->grid = (sigma_grid)all[i].grid;
         sp->spacing = all[i].spacing;
         return OK;
     }
-    return text ? fail(E_USAGE, "schedule '%s': expected model, karras, exponential, leading, trailing or linspace", text) : OK;
+    return fail(E_USAGE, "schedule '%s': expected model, karras, exponential, leading, trailing or linspace", text);
 }
 
 static status check_sizes(job *j) {
@@ -61,7 +62,7 @@ static status defaults(job *j) {
     if (!p->rng) p->rng = "cpu";
     if (!p->rng_dtype) p->rng_dtype = "f32";
     j->sp = (sampler_params){.steps = p->steps, .eta = (double)p->eta, .strength = p->init ? (double)p->strength : 1.0, .spacing = -1};
-    if (!sampler_alias(p->sampler, &j->sampler, &j->sp.grid))
+    if (!sampler_alias(p->sampler, &j->sampler, &j->sp))
         TRY(fail(E_USAGE, "sampler '%s' is not known; see imago generate --help for the list", p->sampler));
     TRY(parse_schedule(p->schedule, &j->sp));
     TRY(sampler_expand(j->sampler, &j->im->ck->schedule, &j->sp, &j->plan));
@@ -160,7 +161,7 @@ static status start_latents(job *j) {
         TRY(latent_noise(im, &j->gen[b], j->h, j->w, start));
         bool pure = !j->p.init || (j->p.mask && j->p.strength >= 1);
         for (size_t i = 0; i < j->cells; i++)
-            x[i] = pure ? start[i] : (float)s.alpha * init[i] + (float)s.sigma * start[i];
+            x[i] = pure ? (float)j->plan.noise_scale * start[i] : (float)s.alpha * init[i] + (float)s.sigma * start[i];
         if (hidden) TRY(encode_masked(j, b, hidden));
         if (seen) engine_progress(im, IMAGO_ENCODING, b + 1, j->p.batch, begun);
     }

@@ -11,8 +11,9 @@ static status record_encode(imago *im, graph *g, const void *ctx) {
     const encode_shape *s = ctx;
     nn m = {g, &im->part[PART_TEXT], NULL};
     tensor *ids = graph_input(g, "ids", DT_U32, SHAPE(s->rows, s->length));
-    tensor *extra = s->extra ? graph_array(g, im->extra) : NULL;
-    graph_output(g, op_cast(g, text_encode(&m, &im->ck->text, ids, extra, s->skip), DT_F32), "y");
+    text_extra extra = {0};
+    if (s->extra) extra = (text_extra){graph_array(g, im->extra), graph_input(g, "pick", DT_U32, SHAPE(s->rows, s->length))};
+    graph_output(g, op_cast(g, text_encode(&m, &im->ck->text, ids, s->extra ? &extra : NULL, s->skip), DT_F32), "y");
     return OK;
 }
 
@@ -33,6 +34,20 @@ static void apply_emphasis(float *y, const float *emphasis, int tokens, int hidd
     for (size_t i = 0; i < (size_t)tokens * (size_t)hidden; i++) y[i] *= back;
 }
 
+static status write_ids(imago *im, plan *p, const prompt_tokens *t) {
+    status st = OK;
+    int count = t->n_chunks * t->length;
+    uint32_t *pick = im->n_extra ? mem_alloc(sizeof *pick * (size_t)count) : NULL;
+    TRY(plan_write(p, "ids", t->ids));
+    if (!im->n_extra) return OK;
+    if (!pick) return fail(E_HOST_MEMORY, "no host memory for token ids");
+    text_extra_pick(&im->ck->text, t->ids, count, pick);
+    TRY(plan_write(p, "pick", pick));
+out:
+    mem_free(pick);
+    return st;
+}
+
 static status encode_rows(imago *im, const prompt_tokens *t, int skip, float *out) {
     status st = OK;
     plan *p = NULL;
@@ -40,7 +55,7 @@ static status encode_rows(imago *im, const prompt_tokens *t, int skip, float *ou
     encode_shape s = {t->n_chunks, t->length, skip, im->n_extra > 0};
     snprintf(key, sizeof key, "text %dx%d skip %d extra %d", s.rows, s.length, skip, im->n_extra);
     TRY(engine_plan(im, key, record_encode, &s, &p));
-    TRY(plan_write(p, "ids", t->ids));
+    TRY(write_ids(im, p, t));
     TRY(engine_run(im, p));
     TRY(plan_read(p, "y", out));
     int hidden = im->ck->text.hidden_size;

@@ -173,7 +173,7 @@ static bool same_shape(const part_tensor *t, const shape *s) {
 
 status checkpoint_check(const checkpoint *c, part p, const params *ps) {
     char seen[128], wanted[96];
-    const char *path = c->files[p] == c->files[PART_UNET] && c->layout != LAYOUT_DIFFUSERS ? c->path : part_name(p);
+    const char *path = c->n_tensors[p] ? c->tensor[p][0].w->path : c->path;
     for (int i = 0; i < ps->n; i++) {
         const part_tensor *t = find_tensor(c, p, ps->p[i].name);
         shape_text(&ps->p[i].s, wanted);

@@ -155,7 +155,7 @@ static const char *text_schedule(arena *a, const schedule_config *c) {
     add_bool(&t, "rescale_betas_zero_snr", c->rescale_betas_zero_snr);
     add_bool(&t, "set_alpha_to_one", c->set_alpha_to_one);
     add_bool(&t, "clip_sample", false);
-    add_string(&t, "timestep_spacing", spacings[c->timestep_spacing]);
+    if (c->timestep_spacing != SPACING_DEFAULT) add_string(&t, "timestep_spacing", spacings[c->timestep_spacing]);
     add_int(&t, "steps_offset", c->steps_offset);
     return end(&t);
 }

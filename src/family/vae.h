@@ -18,7 +18,7 @@ typedef struct vae_config {
     int pool_groups;                               /* TAEF2: groups of the pooled branch in the blocks next to the latent; 0 = none */
 } vae_config;
 
-/* Pixels per latent cell along a side; levels must be 1..VAE_MAX_LEVELS, which what follows checks (E_UNSUPPORTED). */
+/* Pixels per latent cell along a side. levels is 1..VAE_MAX_LEVELS; what follows checks it (E_UNSUPPORTED). */
 int vae_factor(const vae_config *c);
 /* vae_encode: image [N, H, W, 3] T in [-1, 1] (tiny: as diffusers, also [-1, 1]) -> KL: [N, H/f, W/f, 2L] mean and log-variance
  * (unclamped, unscaled); tiny: [N, H/f, W/f, L].   errors E_SHAPE when H or W is not a multiple of the factor */

@@ -10,3 +10,5 @@ const element_type *element_type_find(const char *name); /* NULL = unknown */
 const element_type *element_type_of(dtype t);
 /* Product of the dimensions times element size; false on overflow or a negative dimension. */
 bool safetensor_size(const int64_t *dim, int n_dims, size_t element_bytes, uint64_t *bytes);
+/* safetensors_open, but align = false leaves misaligned tensors where they lie: nothing is copied. */
+status safetensors_map(const char *path, bool align, safetensors **out);

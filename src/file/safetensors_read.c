@@ -106,7 +106,7 @@ static int by_key(const void *a, const void *b) {
 }
 
 /* Ranges are sorted, then each must begin where the one before ended. Sets the data pointers. */
-static status place(safetensors *f, range *r, const uint8_t *data) {
+static status place(safetensors *f, range *r, const uint8_t *data, bool align) {
     uint64_t at = 0;
     if (f->n) qsort(r, (size_t)f->n, sizeof *r, by_begin);
     for (int64_t i = 0; i < f->n; i++) {
@@ -119,7 +119,7 @@ static status place(safetensors *f, range *r, const uint8_t *data) {
         at = r[i].end;
         size_t bytes = (size_t)(r[i].end - r[i].begin);
         t->data = data + r[i].begin;
-        if ((uintptr_t)t->data % element_type_find(t->type)->bytes == 0) continue;
+        if (!align || (uintptr_t)t->data % element_type_find(t->type)->bytes == 0) continue;
         void *copy = arena_alloc(&f->mem, bytes);
         if (!copy)
             return fail(E_HOST_MEMORY, "%s: no memory to align tensor %.*s (%zu bytes)", f->path,
@@ -133,7 +133,7 @@ static status place(safetensors *f, range *r, const uint8_t *data) {
     return OK;
 }
 
-static status read_header(safetensors *f, const json *header, const uint8_t *data) {
+static status read_header(safetensors *f, const json *header, const uint8_t *data, bool align) {
     status st = OK;
     int64_t n = 0;
     if (!cJSON_IsObject(header))
@@ -153,7 +153,7 @@ static status read_header(safetensors *f, const json *header, const uint8_t *dat
             f->n++;
         }
     }
-    TRY(place(f, r, data));
+    TRY(place(f, r, data, align));
     if (f->n) qsort(f->tensor, (size_t)f->n, sizeof *f->tensor, by_name);
     if (f->n_notes) qsort(f->note, (size_t)f->n_notes, sizeof *f->note, by_key);
     for (int64_t i = 1; i < f->n; i++)
@@ -166,7 +166,7 @@ out:
     return st;
 }
 
-status safetensors_open(const char *path, safetensors **out) {
+status safetensors_map(const char *path, bool align, safetensors **out) {
     status st = OK;
     json *header = NULL;
     *out = NULL;
@@ -191,13 +191,17 @@ status safetensors_open(const char *path, safetensors **out) {
     }
     f->data_bytes = bytes - LENGTH_BYTES - length;
     TRY(json_parse((const char *)f->map.data + LENGTH_BYTES, (size_t)length, path, &header));
-    TRY(read_header(f, header, f->map.data + LENGTH_BYTES + length));
+    TRY(read_header(f, header, f->map.data + LENGTH_BYTES + length, align));
     *out = f;
     f = NULL;
 out:
     json_free(header);
     safetensors_close(f);
     return st;
+}
+
+status safetensors_open(const char *path, safetensors **out) {
+    return safetensors_map(path, true, out);
 }
 
 void safetensors_close(safetensors *f) {

@@ -7,10 +7,6 @@
 #include "text/text_internal.h"
 
 #include <assert.h>
-#include <stdio.h>
-
-#define BOS "<|startoftext|>"
-#define EOS "<|endoftext|>"
 
 typedef struct word { size_t start; uint32_t n; int64_t count; } word; /* symbols start..start+n */
 typedef struct place { uint32_t word, next; } place;                  /* a list of the words a pair is in; NO_ID ends */
@@ -229,69 +225,30 @@ static status append(buffer *b, size_t *used, const char *s) {
     return st;
 }
 
-static status write_file(trainer *t, const char *folder, const char *name, const char *text, size_t bytes) {
-    char *path = arena_printf(&t->mem, "%s/%s", folder, name);
-    return path ? file_write_atomic(path, text, bytes) : short_of_memory();
-}
-
-static status write_vocab(trainer *t, const char *folder) {
+static status write_folder(trainer *t, const char *folder) {
     status st = OK;
-    buffer b = {0};
+    buffer merges = {0};
     size_t used = 0;
     const char *const *texts = t->texts.p;
-    char number[32];
-    for (uint32_t id = 0; id < t->n_texts + 2; id++) {
-        const char *s = id >= t->n_texts ? (id == t->n_texts ? BOS : EOS)
+    uint32_t n = t->n_texts + 2;
+    string_slot *token = mem_alloc(sizeof *token * n);
+    if (!token) return short_of_memory();
+    for (uint32_t id = 0; id < n; id++) {
+        const char *s = id >= t->n_texts ? (id == t->n_texts ? CLIP_BOS : CLIP_EOS)
                                          : texts[id < 512 ? byte_in_order((int)id % 256) + (id & 256u) : id];
-        TRY(append(&b, &used, id ? ",\n\"" : "{\n\""));
-        for (char c[2] = {0}; (c[0] = *s); s++) {
-            if (*s == '"' || *s == '\\') TRY(append(&b, &used, "\\"));
-            TRY(append(&b, &used, c));
-        }
-        snprintf(number, sizeof number, "\": %u", id);
-        TRY(append(&b, &used, number));
+        token[id] = (string_slot){s, (uint32_t)strlen(s), id};
     }
-    TRY(append(&b, &used, "\n}\n"));
-    TRY(write_file(t, folder, "vocab.json", b.p, used));
-out:
-    mem_free(b.p);
-    return st;
-}
-
-static status write_merges(trainer *t, const char *folder) {
-    status st = OK;
-    buffer b = {0};
-    size_t used = 0;
-    const char *const *texts = t->texts.p;
-    TRY(append(&b, &used, "#version: 0.2\n"));
     for (uint32_t i = 0; i < t->n_merges; i++) {
         const learned m = ((const learned *)t->merges.p)[i];
-        TRY(append(&b, &used, texts[m.left]));
-        TRY(append(&b, &used, " "));
-        TRY(append(&b, &used, texts[m.right]));
-        TRY(append(&b, &used, "\n"));
+        TRY(append(&merges, &used, texts[m.left]));
+        TRY(append(&merges, &used, " "));
+        TRY(append(&merges, &used, texts[m.right]));
+        TRY(append(&merges, &used, "\n"));
     }
-    TRY(write_file(t, folder, "merges.txt", b.p, used));
+    TRY(vocab_write(folder, token, n, merges.p, used, CLIP_EOS));
 out:
-    mem_free(b.p);
-    return st;
-}
-
-static status write_folder(trainer *t, const char *folder) {
-    static const char specials[] = "{\n  \"bos_token\": \"" BOS "\",\n  \"eos_token\": \"" EOS
-                                   "\",\n  \"pad_token\": \"" EOS "\",\n  \"unk_token\": \"" EOS "\"\n}\n";
-    static const char config[] = "{\n  \"bos_token\": \"" BOS "\",\n  \"eos_token\": \"" EOS
-                                 "\",\n  \"pad_token\": \"" EOS "\",\n  \"unk_token\": \"" EOS
-                                 "\",\n  \"add_prefix_space\": false,\n  \"do_lower_case\": true,\n"
-                                 "  \"errors\": \"replace\",\n  \"model_max_length\": 77,\n"
-                                 "  \"tokenizer_class\": \"CLIPTokenizer\"\n}\n";
-    status st = OK;
-    TRY(os_mkdir_p(folder));
-    TRY(write_vocab(t, folder));
-    TRY(write_merges(t, folder));
-    TRY(write_file(t, folder, "special_tokens_map.json", specials, sizeof specials - 1));
-    TRY(write_file(t, folder, "tokenizer_config.json", config, sizeof config - 1));
-out:
+    mem_free(token);
+    mem_free(merges.p);
     return st;
 }
 

@@ -9,6 +9,8 @@ typedef struct tokenizer tokenizer;
  * tokenizer_config.json for bos, eos, pad and model_max_length), or NULL: the bundled CLIP vocabulary.
  *   errors  E_IO, E_FORMAT naming file and line, E_UNSUPPORTED for a tokenizer of another kind */
 status tokenizer_open(const char *folder, tokenizer **out);
+/* The bundled vocabulary as such a folder. pad_zero: Stable Diffusion 2's, which pads with "!". */
+status tokenizer_write(const char *folder, bool pad_zero);
 void   tokenizer_close(tokenizer *t);
 uint32_t tokenizer_bos(const tokenizer *t), tokenizer_eos(const tokenizer *t), tokenizer_pad(const tokenizer *t);
 int    tokenizer_size(const tokenizer *t);          /* ids are below it, before additions */

@@ -70,7 +70,9 @@ status tokenizer_put_added(tokenizer *t, const char *given, bool normalized, uin
 const added_token *tokenizer_find_added(const tokenizer *t, const char *given); /* NULL = not there */
 const added_token *tokenizer_added_at(const tokenizer *t, uint32_t first);      /* the one of this first id */
 
-/* ---- vocab.c, vocab_folder.c ---- */
+/* ---- vocab.c, vocab_folder.c, vocab_write.c ---- */
+#define CLIP_BOS "<|startoftext|>"
+#define CLIP_EOS "<|endoftext|>"
 typedef struct vocab {
     string_map ids; uint32_t size;
     arena mem; json *file; /* what holds the strings */
@@ -82,4 +84,9 @@ status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left
 /* Lines of merges from `text` (line `line` of the file), at most `max`; blank lines and "#version" are skipped. */
 status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t bytes, int max, const char *what, int line);
 status vocab_bundled(tokenizer *t, vocab *v);
+/* Its tokens in v, its lines of merges within *text, which the caller releases with mem_free also after a failure. */
+status vocab_bundled_list(vocab *v, char **text, const char **merges, size_t *merges_bytes);
+/* token[id] for all n ids, the last two bos and eos; value is not looked at. */
+status vocab_write(const char *folder, const string_slot *token, uint32_t n, const char *merges, size_t merges_bytes,
+                   const char *pad);
 status vocab_folder(tokenizer *t, vocab *v, const char *folder);

@@ -22,8 +22,6 @@ extern const uint8_t imago_clip_merges[], imago_clip_merges_end[];
 #define CLIP_IDS      49408
 #define CLIP_N_MERGES (CLIP_IDS - 512 - 2) /* bytes, bytes at the end of a word, merges, two specials */
 #define CLIP_BYTES    ((size_t)600 << 10)  /* of the 3.2 MB of the list unpacked: what holds these merges */
-#define CLIP_BOS      "<|startoftext|>"
-#define CLIP_EOS      "<|endoftext|>"
 
 status vocab_put(vocab *v, const char *s, size_t n, int64_t id, const char *what) {
     if (id < 0 || id >= TEXT_MAX_IDS)
@@ -110,18 +108,19 @@ static status put_line(vocab *v, const char *line, size_t n) { /* "left right": 
     return vocab_put(v, s, gap ? n - 1 : n, v->size, "the bundled vocabulary");
 }
 
-status vocab_bundled(tokenizer *t, vocab *v) {
+status vocab_bundled_list(vocab *v, char **text, const char **merges, size_t *merges_bytes) {
     status st = OK;
     size_t bytes = 0;
-    char *text = mem_alloc(CLIP_BYTES), symbol[8];
-    if (!text) return fail(E_HOST_MEMORY, "no memory to unpack the bundled vocabulary");
-    TRY(unpack(text, CLIP_BYTES, &bytes));
+    char symbol[8];
+    *text = mem_alloc(CLIP_BYTES);
+    if (!*text) return fail(E_HOST_MEMORY, "no memory to unpack the bundled vocabulary");
+    TRY(unpack(*text, CLIP_BYTES, &bytes));
     for (int i = 0; i < 512; i++) {
         byte_symbol(byte_in_order(i % 256), symbol);
         if (i >= 256) memcpy(symbol + strlen(symbol), WORD_END, sizeof WORD_END);
         TRY(put_line(v, symbol, strlen(symbol)));
     }
-    const char *first = memchr(text, '\n', bytes), *end = text + bytes; /* line 1 names the version */
+    const char *first = memchr(*text, '\n', bytes), *end = *text + bytes; /* line 1 names the version */
     assert(first);
     const char *line = ++first;
     for (int i = 0; i < CLIP_N_MERGES; i++) {
@@ -132,7 +131,19 @@ status vocab_bundled(tokenizer *t, vocab *v) {
     }
     TRY(put_line(v, CLIP_BOS, strlen(CLIP_BOS)));
     TRY(put_line(v, CLIP_EOS, strlen(CLIP_EOS)));
-    TRY(vocab_merge_lines(v, t, first, (size_t)(line - first), CLIP_N_MERGES, "the bundled vocabulary", 2));
+    *merges = first;
+    *merges_bytes = (size_t)(line - first);
+out:
+    return st;
+}
+
+status vocab_bundled(tokenizer *t, vocab *v) {
+    status st = OK;
+    char *text = NULL;
+    const char *merges = NULL;
+    size_t bytes = 0;
+    TRY(vocab_bundled_list(v, &text, &merges, &bytes));
+    TRY(vocab_merge_lines(v, t, merges, bytes, CLIP_N_MERGES, "the bundled vocabulary", 2));
     t->next_id = v->size;
     t->bos = CLIP_IDS - 2;
     t->eos = t->pad = t->unk = CLIP_IDS - 1;

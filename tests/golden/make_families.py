@@ -8,7 +8,7 @@ images and latents in NHWC order. Networks compute in f64. Per case:
   NAME.out    the output, NHWC                NAME.bf16   [1] worst error of PyTorch in bf16 / largest output
   NAME.names  [1] FNV-1a of the lines "name AxBxC\\n" of all parameters, sorted by name
   NAME.grads  [parameters sorted by name, 9] gradient of sum(out * projection): eight elements at mix(name, 0..7) % count,
-              and the 2-norm
+              and the 2-norm              NAME.extra_grad  all of the learned token rows' gradient
   size.NAME   [2] number of parameters and the FNV-1a of the lines, of networks at full size
 SPDX-License-Identifier: MIT
 """

@@ -1,0 +1,160 @@
+/* test_generate.c: whole pipelines of imago_generate against diffusers: latents and pictures for every sampler, guidance
+ * rescale, batches, image to image, inpainting with 4- and 9-channel networks; cancelling; wrong wishes.
+ * usage: test_generate GOLDEN_DIR DEVICE PRECISION     Golden: tests/golden/make_pipelines.py
+ * SPDX-License-Identifier: MIT */
+#include "engine/engine.h"
+#include "file/file.h"
+#include "test.h"
+#include <math.h>
+
+static const char *g_dir, *g_device, *g_precision;
+static int g_failures, g_calls;
+static imago_picture g_init, g_mask;
+
+static imago *open_model(const char *name) {
+    char path[1024];
+    imago *im = NULL;
+    snprintf(path, sizeof path, "%s/pipelines/%s", g_dir, name);
+    if (imago_open(&IMAGO_OPEN(.model = path, .device = g_device, .precision = g_precision), &im) != IMAGO_OK)
+        printf("%s\n", imago_error_message());
+    REQUIRE(im);
+    return im;
+}
+
+/* Relative difference of the final latents, and of the pictures in dB. */
+static void compare(imago *im, const safetensors *f, const char *name, const imago_picture *pics, int n, double tol) {
+    char key[128];
+    snprintf(key, sizeof key, "%s.latent", name);
+    const safetensor *z = safetensors_find(f, key);
+    snprintf(key, sizeof key, "%s.image", name);
+    const safetensor *px = safetensors_find(f, key);
+    REQUIRE(z && px);
+    int64_t count = safetensor_count(z), pixels = safetensor_count(px) / n;
+    float *x = mem_alloc((size_t)count * sizeof *x);
+    REQUIRE_EQ(array_count(im->lat.x), count);
+    REQUIRE_OK(array_read(im->lat.x, x));
+    double diff = 0, norm = 0, square = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double v = safetensor_load(z, i);
+        diff += ((double)x[i] - v) * ((double)x[i] - v);
+        norm += v * v;
+    }
+    for (int i = 0; i < n; i++) {
+        REQUIRE_EQ((int64_t)pics[i].width * pics[i].height * 3, pixels);
+        for (int64_t k = 0; k < pixels; k++) {
+            double d = (double)pics[i].rgb[k] - safetensor_load(px, i * pixels + k);
+            square += d * d;
+        }
+    }
+    double rel = sqrt(diff / norm), psnr = 10 * log10(255.0 * 255.0 * (double)(n * pixels) / (square + 1e-9));
+    bool ok = rel <= tol && psnr >= (tol < 0.01 ? 45 : 25);
+    printf("%-24s latent %.2e  picture %.1f dB%s\n", name, rel, psnr, ok ? "" : "   FAIL");
+    g_failures += !ok;
+    mem_free(x);
+}
+
+static void run(imago *im, const safetensors *f, const char *name, imago_generate_params p, double tol) {
+    imago_picture *pics = NULL;
+    p.prompt = "a red fox in the snow", p.negative = "a cat", p.steps = 10, p.width = 48, p.height = 64, p.seed = 7;
+    if (p.guidance == 0) p.guidance = 5;
+    if (!p.sampler) p.sampler = "ddim";
+    p.plain_prompt = true;
+    if (imago_generate(im, &p, &pics) != IMAGO_OK) {
+        printf("%s: %s\n%s", name, imago_error_message(), error_backtrace());
+        exit(1);
+    }
+    int n = p.batch ? p.batch : 1;
+    compare(im, f, name, pics, n, tol);
+    imago_free_pictures(pics, n);
+}
+
+static void samplers(const safetensors *f, double tol) {
+    static const char *const all[] = {"ddim", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm"};
+    imago *im = open_model("sd1");
+    char name[64];
+    /* the golden's schedulers take spacing and offset from the checkpoint's config, as `from_config` does */
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        snprintf(name, sizeof name, "sd1.%s", all[i]);
+        run(im, f, name, IMAGO_GENERATE(.sampler = all[i], .schedule = "leading"), tol);
+    }
+    run(im, f, "sd1.dpmpp_2m_karras", IMAGO_GENERATE(.sampler = "DPM++ 2M Karras"), tol);
+    run(im, f, "sd1.batch", IMAGO_GENERATE(.batch = 2), tol);
+    run(im, f, "sd1.eta", IMAGO_GENERATE(.eta = 0.5f), tol);
+    run(im, f, "sd1.unguided", IMAGO_GENERATE(.guidance = 1), tol);
+    imago_close(im);
+}
+
+static void pictures(const safetensors *f, double tol) {
+    imago *im = open_model("sd1");
+    run(im, f, "sd1.img2img", IMAGO_GENERATE(.init = &g_init, .strength = 0.6f), tol);
+    run(im, f, "sd1.inpaint", IMAGO_GENERATE(.init = &g_init, .mask = &g_mask, .strength = 1), tol);
+    run(im, f, "sd1.inpaint_part", IMAGO_GENERATE(.init = &g_init, .mask = &g_mask, .strength = 0.7f), tol);
+    imago_close(im);
+    im = open_model("inpaint");
+    run(im, f, "inpaint.full", IMAGO_GENERATE(.init = &g_init, .mask = &g_mask, .strength = 1), tol);
+    imago_close(im);
+    im = open_model("sd2");
+    run(im, f, "sd2.ddim", IMAGO_GENERATE(.sampler = "ddim"), tol);
+    run(im, f, "sd2.rescale", IMAGO_GENERATE(.guidance_rescale = 0.7f), tol);
+    imago_close(im);
+}
+
+static bool stop_soon(void *ctx) { (void)ctx; return ++g_calls > 40; }
+
+static void refusals(void) {
+    imago *im = open_model("sd1"), *other = NULL;
+    imago_picture *pics = NULL;
+    static const struct { imago_generate_params p; const char *says; } wrong[] = {
+        {{.width = 60, .height = 64}, "multiples of 8"}, {{.steps = -1}, "steps -1"}, {{.sampler = "best"}, "'best'"}, {{.schedule = "odd"}, "'odd'"},
+        {{.batch = 1000}, "batch 1000"}, {{.guidance = -1}, "guidance"}, {{.strength = 2}, "strength"}, {{.rng = "dice"}, "'dice'"},
+        {{.rng_dtype = "f8"}, "'f8'"}, {{.clip_skip = 9}, "clip skip 9"}, {{.mask = &g_mask}, "init picture"}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        imago_status st = imago_generate(im, &wrong[i].p, &pics);
+        REQUIRE(st == IMAGO_E_USAGE && !pics);
+        if (!strstr(imago_error_message(), wrong[i].says)) printf("'%s' does not say '%s'\n", imago_error_message(), wrong[i].says);
+        REQUIRE(strstr(imago_error_message(), wrong[i].says));
+    }
+    imago_close(im);
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = "/nowhere/model"), &other) == IMAGO_E_IO && !other);
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = NULL), &other) == IMAGO_E_USAGE && !other);
+}
+
+static void cancelling(void) {
+    char path[1024];
+    imago *im = NULL;
+    imago_picture *pics = NULL;
+    snprintf(path, sizeof path, "%s/pipelines/sd1", g_dir);
+    g_calls = 0;
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = path, .device = g_device, .cancelled = stop_soon), &im) == IMAGO_OK);
+    REQUIRE(imago_generate(im, &IMAGO_GENERATE(.prompt = "x", .width = 64, .height = 64), &pics) == IMAGO_E_CANCELLED && !pics);
+    imago_close(im);
+}
+
+int main(int argc, char **argv) {
+    safetensors *f = NULL;
+    char path[1024];
+    if (argc != 4) return printf("usage: test_generate GOLDEN_DIR DEVICE PRECISION\n"), 2;
+    g_dir = argv[1], g_device = argv[2], g_precision = argv[3];
+    device *d = NULL;
+    if (device_open(&(op_table){0}, &(device_params){.name = g_device}, &d) != OK) return printf("skipped: %s\n", error_message()), 77;
+    device_close(d);
+    int64_t live = mem_live();
+    bool exact = strcmp(g_precision, "f32") == 0;
+    double tol = exact ? 1e-3 : 0.1; /* half precision: ten steps of a network of random weights */
+    snprintf(path, sizeof path, "%s/pipelines.safetensors", g_dir);
+    REQUIRE_OK(safetensors_open(path, &f));
+    snprintf(path, sizeof path, "%s/pipelines/init.png", g_dir);
+    REQUIRE(imago_load_picture(path, &g_init) == IMAGO_OK);
+    snprintf(path, sizeof path, "%s/pipelines/mask.png", g_dir);
+    REQUIRE(imago_load_picture(path, &g_mask) == IMAGO_OK);
+    samplers(f, tol);
+    pictures(f, tol);
+    if (exact) refusals();
+    if (exact) cancelling();
+    imago_clear_picture(&g_init);
+    imago_clear_picture(&g_mask);
+    safetensors_close(f);
+    REQUIRE_EQ(mem_live(), live);
+    printf("%s\n", g_failures ? "FAILED" : "passed");
+    return g_failures != 0;
+}

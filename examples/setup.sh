@@ -9,8 +9,7 @@ set -eu
 tools="gcc:gcc cmake:cmake ninja:ninja-build glslc:glslc"
 # libc6-dev: only a recommendation of gcc. Vulkan: headers, run-time loading, the software driver, checks.
 libraries="libc6-dev libdnnl-dev libvulkan-dev libvulkan-volk-dev mesa-vulkan-drivers
-    vulkan-validationlayers libcjson-dev libpng-dev libstb-dev libwebp-dev
-    libutf8proc-dev zlib1g-dev"
+    vulkan-validationlayers libcjson-dev libpng-dev libstb-dev libwebp-dev libutf8proc-dev zlib1g-dev"
 
 missing=
 all=

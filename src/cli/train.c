@@ -32,7 +32,8 @@ static const text_config text_base = {.vocab_size = VOCABULARY, .hidden_size = 2
                                       .max_position_embeddings = TOKENS, .hidden_act = ACT_QUICK_GELU, .layer_norm_eps = 1e-5f};
 
 static const schedule_config schedule_base = {.num_train_timesteps = 1000, .beta_start = 0.00085, .beta_end = 0.012, .beta_schedule = BETA_SCALED_LINEAR,
-                                              .prediction_type = PREDICTION_V, .rescale_betas_zero_snr = true, .timestep_spacing = SPACING_TRAILING};
+                                              .prediction_type = PREDICTION_V, .rescale_betas_zero_snr = true, .set_alpha_to_one = true, .timestep_spacing = SPACING_TRAILING,
+                                              .steps_offset = 1 /* has no part in trailing spacing; diffusers warns about others */};
 
 static status compose_of(const options *o, const compose_params **out) {
     static const struct { const char *name; const compose_params *p; } all[] = {

@@ -1,6 +1,7 @@
 /* squeezenet.c: SqueezeNet v1.0 in the names of the Deep Compression release: fireN/conv1x1_1 squeezes, fireN/conv1x1_2
  * and fireN/conv3x3_2 expand and are joined in that order. Its input is BGR, 0..255, less the mean colour; as conv1 has no
  * padding, that is folded into its weights once, and pictures go in as they are everywhere else.
+ * conv_final has a border of one, where only its bias is, and the mean is over that too.
  * source: Iandola et al. 2016, Han et al. 2016; github.com/songhan/SqueezeNet-Deep-Compression
  * SPDX-License-Identifier: MIT */
 #include "family/squeezenet.h"
@@ -28,7 +29,7 @@ void squeezenet_features(nn *m, tensor *x, tensor *tap[SQUEEZENET_TAPS]) {
 }
 
 tensor *squeezenet_logits(nn *m, tensor *const tap[SQUEEZENET_TAPS]) {
-    tensor *x = op_relu(m->g, nn_conv2d(m, "conv_final", tap[SQUEEZENET_TAPS - 1], 1000, 1, 1, 0));
+    tensor *x = op_relu(m->g, nn_conv2d(m, "conv_final", tap[SQUEEZENET_TAPS - 1], 1000, 1, 1, 1));
     return op_reshape(m->g, op_mean(m->g, x, 1u << 1 | 1u << 2), x->s.d[0], 1000);
 }
 

@@ -1,9 +1,9 @@
-/* bpe.c: text -> ids. The oracle is transformers' fast CLIPTokenizer (CLIPTokenizerFast, since version 5 the only
- * CLIPTokenizer), not the slow one of old with ftfy or BasicTokenizer. Its order of things:
- *   added tokens that are matched as given; then in each stretch between them NFC, white space, lower case;
- *   added tokens matched in that; then pieces (contractions, runs of letters, single digits, runs of other signs);
- *   then merges inside a piece, lowest rank first, leftmost first.
- * Merging keeps the pairs in a heap, so that a piece of n bytes takes n log n.
+/* bpe.c: text -> ids. The oracle is transformers' fast CLIPTokenizer (CLIPTokenizerFast, since
+ * version 5 the only CLIPTokenizer), not the slow one of old with ftfy or BasicTokenizer. Its order
+ * of things: added tokens that are matched as given; then in each stretch between them NFC, white
+ * space, lower case; added tokens matched in that; then pieces (contractions, runs of letters,
+ * single digits, runs of other signs); then merges inside a piece, lowest rank first, leftmost
+ * first. Merging keeps the pairs in a heap, so that a piece of n bytes takes n log n.
  * SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
@@ -14,7 +14,9 @@
 #define TEXT_MAX_BYTES ((size_t)64 << 20)
 
 /* ---- bytes as characters ---- */
-static bool byte_shows(int b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
+static bool byte_shows(int b) {
+    return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+}
 
 uint8_t byte_in_order(int i) {
     for (int pass = 1, seen = 0; pass >= 0; pass--)
@@ -51,7 +53,8 @@ bool piece_next(pieces *p) {
     if (p->at == p->bytes) return false;
     const char *s = p->piece = p->text + p->at;
     size_t left = p->bytes - p->at;
-    /* The pattern takes a special as a whole and the pattern of the byte level, which comes after, cuts that at
+    /* The pattern takes a special as a whole and the pattern of the byte level, which comes after,
+     * cuts that at
      * "<|" and "|>": what is left of it is that signs on both sides do not join. */
     if (p->at >= p->stop && *s == '<') {
         size_t special = starts_with_any(s, left, specials, ARRAY_LEN(specials));
@@ -67,8 +70,15 @@ bool piece_next(pieces *p) {
 }
 
 /* ---- merges ---- */
-typedef struct symbol { uint32_t id; int prev, next; bool gone; } symbol;
-typedef struct waiting { uint32_t rank, id; int at; } waiting; /* a merge of symbol `at` with its next one */
+typedef struct symbol {
+    uint32_t id;
+    int prev, next;
+    bool gone;
+} symbol;
+typedef struct waiting { /* a merge of symbol `at` with its next one */
+    uint32_t rank, id;
+    int at;
+} waiting;
 typedef struct encoder {
     const tokenizer *t;
     normalizer normal;
@@ -77,7 +87,9 @@ typedef struct encoder {
     int n_waiting;
 } encoder;
 
-static bool before(waiting a, waiting b) { return a.rank != b.rank ? a.rank < b.rank : a.at < b.at; }
+static bool before(waiting a, waiting b) {
+    return a.rank != b.rank ? a.rank < b.rank : a.at < b.at;
+}
 
 static void heap_push(encoder *e, waiting w) {
     waiting *h = e->heap.p;
@@ -108,7 +120,8 @@ static status encode_piece(encoder *e, const char *piece, size_t bytes) {
     status st = OK;
     int n = 0;
     TRY(buffer_room(&e->symbols, bytes * sizeof(symbol)));
-    TRY(buffer_room(&e->heap, bytes * 3 * sizeof(waiting))); /* n - 1 pairs, then two new ones for each merge */
+    /* n - 1 pairs, then two new ones for each merge */
+    TRY(buffer_room(&e->heap, bytes * 3 * sizeof(waiting)));
     TRY(buffer_room(&e->ids, (e->n_ids + bytes) * sizeof(uint32_t)));
     symbol *s = e->symbols.p;
     for (size_t i = 0; i < bytes; i++) {
@@ -143,8 +156,8 @@ out:
 static const added_token *added_at(const tokenizer *t, bool normalized, const char *s, size_t n) {
     const added_token *best = NULL;
     for (const added_token *a = t->added; a < t->added + t->n_added; a++)
-        if (*a->text == *s && a->normalized == normalized && a->bytes <= n && (!best || a->bytes > best->bytes) &&
-            !memcmp(a->text, s, a->bytes))
+        if (*a->text == *s && a->normalized == normalized && a->bytes <= n &&
+            (!best || a->bytes > best->bytes) && !memcmp(a->text, s, a->bytes))
             best = a;
     return best;
 }
@@ -185,12 +198,14 @@ out:
     return st;
 }
 
-status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, arena *a, uint32_t **ids, int *n) {
+status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, arena *a,
+                        uint32_t **ids, int *n) {
     status st = OK;
     encoder e = {.t = t};
     *ids = NULL, *n = 0;
     if (bytes > TEXT_MAX_BYTES)
-        return fail(E_USAGE, "a text of %zu bytes, at most %zu are accepted", bytes, TEXT_MAX_BYTES);
+        return fail(E_USAGE, "a text of %zu bytes, at most %zu are accepted", bytes,
+                    TEXT_MAX_BYTES);
     TRY(encode_between(&e, false, text, bytes));
     if (e.n_ids > INT_MAX) {
         st = fail(E_USAGE, "a text of %zu ids, at most %d are accepted", e.n_ids, INT_MAX);

@@ -1,30 +1,48 @@
-/* bpe_train.c: learns a CLIP-format vocabulary: 256 bytes, 256 bytes at the end of a word, merges, two specials. Each
- * step joins the pair of neighbours that is most frequent over all words, so frequent words end as one token.
- * Counts of pairs are kept up to date where a merge changes them; a heap offers the best pair, with counts that may
- * be out of date and are then put back. Ties go to the smaller ids, so the result depends on the counts alone.
- * source  Sennrich et al. 2016
+/* bpe_train.c: learns a CLIP-format vocabulary: 256 bytes, 256 bytes at the end of a word, merges,
+ * two specials. Each step joins the pair of neighbours that is most frequent over all words, so
+ * frequent words end as one token. Counts of pairs are kept up to date where a merge changes them;
+ * a heap offers the best pair, with counts that may be out of date and are then put back. Ties go
+ * to the smaller ids, so the result depends on the counts alone. source  Sennrich et al. 2016
  * SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
 #include <assert.h>
 
-typedef struct word { size_t start; uint32_t n; int64_t count; } word; /* symbols start..start+n */
-typedef struct place { uint32_t word, next; } place;                  /* a list of the words a pair is in; NO_ID ends */
-typedef struct pair { uint32_t left, right, places; int64_t count; } pair;
-typedef struct offer { int64_t count; uint32_t pair; } offer;
-typedef struct learned { uint32_t left, right; } learned;
+typedef struct word {
+    size_t start; /* in symbols */
+    uint32_t n;
+    int64_t count;
+} word;
+typedef struct place { /* of a list of the words that a pair is in; NO_ID ends it */
+    uint32_t word, next;
+} place;
+typedef struct pair {
+    uint32_t left, right, places;
+    int64_t count;
+} pair;
+typedef struct offer {
+    int64_t count;
+    uint32_t pair;
+} offer;
+typedef struct learned {
+    uint32_t left, right;
+} learned;
 typedef struct trainer {
     arena mem;
     string_map word_ids, symbol_ids; /* of pieces; of symbols' texts */
-    buffer words, symbols, texts, pairs, places, heap, merges; /* word, u32, char *, pair, place, offer, learned */
+    buffer words, symbols, texts;    /* of word, uint32_t, char * */
+    buffer pairs, places;            /* of pair, place */
+    buffer heap, merges;             /* of offer, learned */
     uint32_t n_words, n_texts, n_pairs, n_places, n_merges;
     uint32_t n_offered; /* pairs below it have been offered */
     size_t n_symbols, n_heap;
-    int64_t total; /* bytes of all words times their counts, which bounds all counts */
+    int64_t total;      /* bytes of all words times their counts, which bounds all counts */
     merge_map pair_ids; /* id = index into pairs */
 } trainer;
 
-static status short_of_memory(void) { return fail(E_HOST_MEMORY, "no memory to learn a vocabulary"); }
+static status short_of_memory(void) {
+    return fail(E_HOST_MEMORY, "no memory to learn a vocabulary");
+}
 
 /* ---- words ---- */
 static status count_pieces(trainer *t, normalizer *z, const char *text, int64_t count) {
@@ -33,7 +51,9 @@ static status count_pieces(trainer *t, normalizer *z, const char *text, int64_t 
     TRY(text_normalize(z, text, strlen(text), &p.text, &p.bytes));
     while (piece_next(&p)) {
         if (count > (INT64_MAX / 4 - t->total) / (int64_t)p.length) {
-            st = fail(E_USAGE, "the counts of the words are too large: their bytes add up to more than 2^61");
+            st =
+                fail(E_USAGE,
+                     "the counts of the words are too large: their bytes add up to more than 2^61");
             goto out;
         }
         t->total += count * (int64_t)p.length;
@@ -48,7 +68,8 @@ static status count_pieces(trainer *t, normalizer *z, const char *text, int64_t 
             TRY(buffer_room(&t->symbols, (t->n_symbols + p.length) * sizeof(uint32_t)));
             ((word *)t->words.p)[id] = (word){t->n_symbols, (uint32_t)p.length, 0};
             for (size_t i = 0; i < p.length; i++)
-                ((uint32_t *)t->symbols.p)[t->n_symbols++] = (uint8_t)p.piece[i] + (i + 1 == p.length ? 256u : 0);
+                ((uint32_t *)t->symbols.p)[t->n_symbols++] =
+                    (uint8_t)p.piece[i] + (i + 1 == p.length ? 256u : 0);
             t->n_words++;
         }
         word *w = (word *)t->words.p + id;
@@ -88,8 +109,10 @@ static offer best_offer(trainer *t) {
     return top;
 }
 
-/* The pair occurs `count` more often, all in one word; negative: less often. New pairs are offered by offer_new. */
-static status count_pair(trainer *t, uint32_t left, uint32_t right, int64_t count, uint32_t in_word) {
+/* The pair occurs `count` more often, all in one word; negative: less often. New pairs are offered
+ * by offer_new. */
+static status count_pair(trainer *t, uint32_t left, uint32_t right, int64_t count,
+                         uint32_t in_word) {
     status st = OK;
     const merge *m = merge_map_get(&t->pair_ids, left, right);
     uint32_t id = m ? m->id : t->n_pairs;
@@ -150,8 +173,10 @@ out:
 
 #define FRESH 0x80000000u /* marks the symbols that a merge has just made */
 
-/* Every occurrence in one word, leftmost first; only pairs next to an occurrence change their counts. */
-static status merge_in_word(trainer *t, uint32_t in_word, uint32_t left, uint32_t right, uint32_t joined) {
+/* Every occurrence in one word, leftmost first; only pairs next to an occurrence change their
+ * counts. */
+static status merge_in_word(trainer *t, uint32_t in_word, uint32_t left, uint32_t right,
+                            uint32_t joined) {
     status st = OK;
     word *w = (word *)t->words.p + in_word;
     uint32_t *s = (uint32_t *)t->symbols.p + w->start, n = 0;
@@ -169,7 +194,8 @@ static status merge_in_word(trainer *t, uint32_t in_word, uint32_t left, uint32_
     }
     w->n = n;
     for (uint32_t i = 0; i + 1 < n; i++)
-        if ((s[i] | s[i + 1]) & FRESH) TRY(count_pair(t, s[i] & ~FRESH, s[i + 1] & ~FRESH, w->count, in_word));
+        if ((s[i] | s[i + 1]) & FRESH)
+            TRY(count_pair(t, s[i] & ~FRESH, s[i + 1] & ~FRESH, w->count, in_word));
     for (uint32_t i = 0; i < n; i++) s[i] &= ~FRESH;
 out:
     return st;
@@ -203,8 +229,8 @@ out:
 static status learn(trainer *t, uint32_t size) {
     status st = OK;
     bool done = false;
-    /* While words are cut, symbol = byte, or byte + 256 at the end: this is also the order of bytes here; ids in
-     * the files are given in CLIP's order when they are written. */
+    /* While words are cut, symbol = byte, or byte + 256 at the end: this is also the order of bytes
+     * here; ids in the files are given in CLIP's order when they are written. */
     for (uint32_t i = 0, id; i < 512; i++) {
         char s[4];
         byte_symbol((uint8_t)i, s);
@@ -258,7 +284,8 @@ status bpe_train(const bpe_sample *sample, int n, int size, const char *folder, 
     normalizer z = {0};
     *learned_ids = 0;
     if (size < 514 || (uint32_t)size > TEXT_MAX_IDS)
-        return fail(E_USAGE, "a vocabulary of %d ids: expected 514 (bytes alone) to %u", size, TEXT_MAX_IDS);
+        return fail(E_USAGE, "a vocabulary of %d ids: expected 514 (bytes alone) to %u", size,
+                    TEXT_MAX_IDS);
     for (int i = 0; i < n; i++) {
         assert(sample[i].count > 0);
         TRY(count_pieces(&t, &z, sample[i].text, sample[i].count));

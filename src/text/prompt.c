@@ -1,9 +1,10 @@
-/* prompt.c: prompts with weights, as A1111's stable-diffusion-webui reads them (parse_prompt_attention of its
- * prompt_parser.py and tokenize_line of its sd_hijack_clip.py), so that prompts written for it give the same ids and
- * weights here. That includes what looks odd: a backslash before another character vanishes; brackets left open
- * weigh everything after them; BREAK inside brackets is the word "break", with a negative weight.
- * The text of the parts lies in one buffer in their order, so joining neighbours is adding lengths.
- * SPDX-License-Identifier: MIT */
+/* prompt.c: prompts with weights, as A1111's stable-diffusion-webui reads them
+ * (parse_prompt_attention of its prompt_parser.py and tokenize_line of its sd_hijack_clip.py), so
+ * that prompts written for it give the same ids and weights here. That includes what looks odd: a
+ * backslash before another character vanishes; brackets left open weigh everything after them;
+ * BREAK inside brackets is the word "break", with a negative weight. The text of the parts lies in
+ * one buffer in their order, so joining neighbours is adding lengths. SPDX-License-Identifier: MIT
+ */
 #include "text/text_internal.h"
 
 #include <assert.h>
@@ -11,16 +12,20 @@
 #include <math.h>
 
 #define PROMPT_MAX_BYTES ((size_t)16 << 20)
-#define ROUND     1.1
-#define MAX_OPEN  256 /* brackets open at once: each costs a pass over what follows, and 1.1^256 is no weight */
-#define BREAK_WEIGHT -1 /* by which the marker is told from the word */
-#define BACKTRACK 20  /* how far from the end of a chunk a comma may be, in ids */
+#define ROUND            1.1
+/* Brackets open at once: each costs a pass over what follows, and 1.1^256 is no weight. */
+#define MAX_OPEN     256
+#define BREAK_WEIGHT (-1) /* by which the marker is told from the word */
+#define BACKTRACK    20   /* how far from the end of a chunk a comma may be, in ids */
 
-typedef struct part { size_t start, bytes; double weight; } part;
+typedef struct part {
+    size_t start, bytes;
+    double weight;
+} part;
 typedef struct parser {
     buffer text, parts;
-    size_t bytes; /* of text */
-    int n;        /* parts */
+    size_t bytes;                     /* of text */
+    int n;                            /* parts */
     int open[2][MAX_OPEN], n_open[2]; /* part at which a ( or [ was opened */
 } parser;
 
@@ -43,13 +48,19 @@ static void weigh_from(parser *p, int from, double weight) {
 
 static status open_bracket(parser *p, int kind) {
     if (p->n_open[kind] == MAX_OPEN)
-        return fail(E_USAGE, "the prompt has more than %d brackets open at once: write \\( and \\[ for plain ones", MAX_OPEN);
+        return fail(
+            E_USAGE,
+            "the prompt has more than %d brackets open at once: write \\( and \\[ for plain ones",
+            MAX_OPEN);
     p->open[kind][p->n_open[kind]++] = p->n;
     return OK;
 }
 
 /* ---- BREAK ---- */
-static bool is_space(uint32_t c) { return char_class_of(c) == CHAR_SPACE || (c >= 0x1c && c <= 0x1f); } /* as Python */
+static bool is_space(uint32_t c) { /* Python's */
+    return char_class_of(c) == CHAR_SPACE || (c >= 0x1c && c <= 0x1f);
+}
+
 static bool is_word(uint32_t c) {
     char_class k = char_class_of(c);
     return k == CHAR_LETTER || k == CHAR_NUMBER || c == '_';
@@ -66,11 +77,13 @@ static uint32_t decode_before(const char *s, size_t i, size_t *used) {
 
 static bool break_at(const char *s, size_t n, size_t i) {
     size_t used;
-    return n - i >= 5 && !memcmp(s + i, "BREAK", 5) && (i == 0 || !is_word(decode_before(s, i, &used))) &&
+    return n - i >= 5 && !memcmp(s + i, "BREAK", 5) &&
+           (i == 0 || !is_word(decode_before(s, i, &used))) &&
            (i + 5 == n || !is_word(utf8_decode(s + i + 5, n - i - 5, &used)));
 }
 
-/* Text without brackets, cut at the words BREAK, which take the white space around them with them. */
+/* Text without brackets, cut at the words BREAK, which take the white space around them with them.
+ */
 static status put_text(parser *p, const char *s, size_t n) {
     status st = OK;
     size_t from = 0, used;
@@ -80,7 +93,8 @@ static status put_text(parser *p, const char *s, size_t n) {
         while (end > from && is_space(decode_before(s, end, &used))) end -= used;
         TRY(put_part(p, s + from, end - from, 1));
         TRY(put_part(p, "BREAK", 5, BREAK_WEIGHT));
-        for (from = i + 5; from < n && is_space(utf8_decode(s + from, n - from, &used));) from += used;
+        for (from = i + 5; from < n && is_space(utf8_decode(s + from, n - from, &used));)
+            from += used;
         i = from - 1;
     }
     TRY(put_part(p, s + from, n - from, 1));
@@ -109,7 +123,8 @@ static size_t weight_at(const char *s, size_t n, size_t *number, size_t *number_
     return i < n && s[i] == ')' ? i + 1 : 0;
 }
 
-/* No strtod: what it reads depends on the locale. Up to 15 digits the result is the nearest double. */
+/* No strtod: what it reads depends on the locale. Up to 15 digits the result is the nearest double.
+ */
 static status read_weight(const char *s, size_t n, double *out) {
     double digits = 0, scale = 1;
     int used = 0, seen = 0, points = 0;
@@ -125,7 +140,8 @@ static status read_weight(const char *s, size_t n, double *out) {
             scale /= 10;
     }
     if (points > 1 || !seen || n > 100)
-        return fail(E_USAGE, "the prompt has the weight \"%.*s\": expected a number like 1.2", (int)MIN(n, (size_t)100), s);
+        return fail(E_USAGE, "the prompt has the weight \"%.*s\": expected a number like 1.2",
+                    (int)MIN(n, (size_t)100), s);
     *out = (*s == '-' ? -digits : digits) / scale;
     return OK;
 }
@@ -142,7 +158,8 @@ static status parse(parser *p, const char *s, size_t n) {
             TRY(put_part(p, s + i + 1, used - 1, 1));
         } else if (c == '(' || c == '[')
             TRY(open_bracket(p, c == '['));
-        else if (c == ':' && (used = weight_at(s + i, n - i, &number, &number_end)) && p->n_open[0]) {
+        else if (c == ':' && (used = weight_at(s + i, n - i, &number, &number_end)) &&
+                 p->n_open[0]) {
             double weight = 1;
             TRY(read_weight(s + i + number, number_end - number, &weight));
             weigh_from(p, p->open[0][--p->n_open[0]], weight);
@@ -163,7 +180,8 @@ static status parse(parser *p, const char *s, size_t n) {
     int kept = 0;
     for (int i = 1; i < p->n; i++) {
         part *last = part_at(p, kept), *now = part_at(p, i);
-        if (last->weight == now->weight) /* one text before it is cut into words: (un)(do) is "undo" */
+        /* one text before it is cut into words: (un)(do) is "undo" */
+        if (last->weight == now->weight)
             last->bytes += now->bytes;
         else
             *part_at(p, ++kept) = *now;
@@ -176,7 +194,8 @@ out:
 /* ---- chunks ---- */
 typedef struct chunker {
     const tokenizer *t;
-    buffer ids, weights; /* [n_chunks + the open one, room]: what is in them, without bos, eos and padding */
+    buffer ids, weights; /* [n_chunks + the open one, room]: what is in them, without bos, eos and
+                            padding */
     buffer counts;       /* [n_chunks + 1] */
     int room, n_chunks;  /* finished ones */
     int used, comma;     /* of the open chunk; comma: where the last one is, -1 = none */
@@ -194,13 +213,18 @@ out:
 }
 
 static status chunk_end(chunker *c) {
-    if (c->n_chunks == INT_MAX / (c->room + 2) - 1) return fail(E_USAGE, "a prompt of more than %d chunks", c->n_chunks);
+    if (c->n_chunks == INT_MAX / (c->room + 2) - 1)
+        return fail(E_USAGE, "a prompt of more than %d chunks", c->n_chunks);
     ((int *)c->counts.p)[c->n_chunks++] = c->used;
     return chunk_begin(c);
 }
 
-static uint32_t *ids_of(chunker *c, int chunk) { return (uint32_t *)c->ids.p + (size_t)chunk * (size_t)c->room; }
-static float *weights_of(chunker *c, int chunk) { return (float *)c->weights.p + (size_t)chunk * (size_t)c->room; }
+static uint32_t *ids_of(chunker *c, int chunk) {
+    return (uint32_t *)c->ids.p + (size_t)chunk * (size_t)c->room;
+}
+static float *weights_of(chunker *c, int chunk) {
+    return (float *)c->weights.p + (size_t)chunk * (size_t)c->room;
+}
 
 /* The open chunk is full: what follows its last comma moves to the next one. */
 static status break_at_comma(chunker *c) {
@@ -217,14 +241,16 @@ static status break_at_comma(chunker *c) {
 static status put_ids(chunker *c, const uint32_t *ids, int n, float weight) {
     status st = OK;
     for (int i = 0, group; i < n; i += group) {
-        const added_token *a = ids[i] >= (uint32_t)c->t->size ? tokenizer_added_at(c->t, ids[i]) : NULL;
+        const added_token *a =
+            ids[i] >= (uint32_t)c->t->size ? tokenizer_added_at(c->t, ids[i]) : NULL;
         group = a ? MIN(a->n, n - i) : 1;
         if (ids[i] == c->t->comma)
             c->comma = c->used;
         else if (c->used == c->room && c->comma >= 0 && c->used - c->comma <= BACKTRACK)
             TRY(break_at_comma(c));
         if (c->used == c->room) TRY(chunk_end(c));
-        if (group > c->room) group = 1; /* the vectors of one placeholder stay together where they can */
+        if (group > c->room)
+            group = 1; /* the vectors of one placeholder stay together where they can */
         if (c->used + group > c->room) TRY(chunk_end(c));
         for (int k = 0; k < group; k++, c->used++) {
             ids_of(c, c->n_chunks)[c->used] = ids[i + k];
@@ -267,7 +293,8 @@ static status write_out(chunker *c, arena *a, prompt_tokens *out) {
     const size_t length = (size_t)c->room + 2, all = length * (size_t)c->n_chunks;
     uint32_t *ids = arena_new(a, uint32_t, all);
     float *weight = arena_new(a, float, all);
-    if (!ids || !weight) return fail(E_HOST_MEMORY, "no memory for a prompt of %d chunks", c->n_chunks);
+    if (!ids || !weight)
+        return fail(E_HOST_MEMORY, "no memory for a prompt of %d chunks", c->n_chunks);
     for (size_t i = 0; i < all; i++) ids[i] = c->t->pad, weight[i] = 1;
     for (int k = 0; k < c->n_chunks; k++) {
         uint32_t *row = ids + (size_t)k * length;
@@ -281,7 +308,8 @@ static status write_out(chunker *c, arena *a, prompt_tokens *out) {
     return OK;
 }
 
-status prompt_tokenize(const tokenizer *t, const char *prompt, const prompt_options *o, arena *a, prompt_tokens *out) {
+status prompt_tokenize(const tokenizer *t, const char *prompt, const prompt_options *o, arena *a,
+                       prompt_tokens *out) {
     status st = OK;
     parser p = {0};
     chunker c = {.t = t, .room = t->max_length - 2};
@@ -289,7 +317,8 @@ status prompt_tokenize(const tokenizer *t, const char *prompt, const prompt_opti
     *out = (prompt_tokens){0};
     assert(o->min_chunks >= 0);
     if (bytes > PROMPT_MAX_BYTES)
-        return fail(E_USAGE, "a prompt of %zu bytes, at most %zu are accepted", bytes, PROMPT_MAX_BYTES);
+        return fail(E_USAGE, "a prompt of %zu bytes, at most %zu are accepted", bytes,
+                    PROMPT_MAX_BYTES);
     if (o->plain)
         TRY(put_part(&p, prompt, bytes, 1));
     else

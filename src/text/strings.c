@@ -1,5 +1,5 @@
-/* strings.c: hash tables of the room: strings to ids while a vocabulary is loaded, pairs of ids to their merge for
- * good. Open addressing, at most half full, power-of-two sizes.
+/* strings.c: hash tables of the room: strings to ids while a vocabulary is loaded, pairs of ids to
+ * their merge for good. Open addressing, at most half full, power-of-two sizes.
  * SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
@@ -20,7 +20,8 @@ static uint64_t hash_string(const char *s, size_t n) { /* FNV-1a */
 /* ---- strings ---- */
 static string_slot *string_slot_of(const string_map *m, const char *s, size_t n) {
     size_t i = (size_t)hash_string(s, n) & m->mask;
-    while (m->slot[i].s && !(m->slot[i].n == n && !memcmp(m->slot[i].s, s, n))) i = (i + 1) & m->mask;
+    while (m->slot[i].s && !(m->slot[i].n == n && !memcmp(m->slot[i].s, s, n)))
+        i = (i + 1) & m->mask;
     return &m->slot[i];
 }
 

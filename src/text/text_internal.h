@@ -79,10 +79,11 @@ typedef struct vocab {
 } vocab;
 status vocab_put(vocab *v, const char *s, size_t n, int64_t id, const char *what);
 /* One merge "left right"; `what` and `line` name it in messages. */
-status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
-                   uint32_t rank, const char *what, int line);
+status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left, const char *right,
+                   size_t n_right, uint32_t rank, const char *what, int line);
 /* Lines of merges from `text` (line `line` of the file), at most `max`; blank lines and "#version" are skipped. */
-status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t bytes, int max, const char *what, int line);
+status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t bytes, int max,
+                         const char *what, int line);
 status vocab_bundled(tokenizer *t, vocab *v);
 /* Its tokens in v, its lines of merges within *text, which the caller releases with mem_free also after a failure. */
 status vocab_bundled_list(vocab *v, char **text, const char **merges, size_t *merges_bytes);

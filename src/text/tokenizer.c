@@ -1,6 +1,5 @@
-/* tokenizer.c: opens a tokenizer and keeps its added tokens. Where a vocabulary comes from is vocab.c and
- * vocab_folder.c; what is done with it bpe.c.
- * SPDX-License-Identifier: MIT */
+/* tokenizer.c: opens a tokenizer and keeps its added tokens. Where a vocabulary comes from is
+ * vocab.c and vocab_folder.c; what is done with it bpe.c. SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
 #include <assert.h>
@@ -23,7 +22,8 @@ const added_token *tokenizer_added_at(const tokenizer *t, uint32_t first) {
     return NULL;
 }
 
-status tokenizer_put_added(tokenizer *t, const char *given, bool normalized, uint32_t first, int n) {
+status tokenizer_put_added(tokenizer *t, const char *given, bool normalized, uint32_t first,
+                           int n) {
     status st = OK;
     normalizer z = {0};
     const char *text = given;
@@ -59,7 +59,8 @@ status tokenizer_add(tokenizer *t, const char *text, int n, uint32_t *first) {
     if (tokenizer_find_added(t, text))
         return fail(E_USAGE, "the placeholder %s is there already: choose another one", text);
     if ((uint32_t)n > TEXT_MAX_IDS - t->next_id)
-        return fail(E_USAGE, "%d ids for %s after %u: at most %u in all", n, text, t->next_id, TEXT_MAX_IDS);
+        return fail(E_USAGE, "%d ids for %s after %u: at most %u in all", n, text, t->next_id,
+                    TEXT_MAX_IDS);
     uint32_t id = t->next_id;
     status st = tokenizer_put_added(t, text, true, id, n);
     if (st == OK) *first = id;
@@ -78,7 +79,8 @@ static status complete(tokenizer *t, const vocab *v, const char *what) {
     bool any = false;
     for (int b = 0; b < 256; b++) any |= t->byte_id[1][b] != NO_ID;
     if (!any)
-        return fail(E_UNSUPPORTED, "%s: no token ends in %s: this is not a CLIP vocabulary", what, WORD_END);
+        return fail(E_UNSUPPORTED, "%s: no token ends in %s: this is not a CLIP vocabulary", what,
+                    WORD_END);
     t->comma = t->byte_id[1][','];
     t->size = (int)t->next_id;
     return OK;

@@ -1,8 +1,8 @@
-/* unicode.c: UTF-8, and the normal form that CLIP's tokenizer works on: NFC, runs of white space as one space, lower
- * case. Tables are utf8proc's (Unicode 15 in Debian 12). The transformers we follow has Unicode 9 for NFC, hence
- * `newer` below, and Unicode 16 for the rest: letters that are newer than the library are other signs here.
- * The ordering of marks is ours, since utf8proc's takes quadratic time on long runs of marks.
- * SPDX-License-Identifier: MIT */
+/* unicode.c: UTF-8, and the normal form that CLIP's tokenizer works on: NFC, runs of white space as
+ * one space, lower case. Tables are utf8proc's (Unicode 15 in Debian 12). The transformers we
+ * follow has Unicode 9 for NFC, hence `newer` below, and Unicode 16 for the rest: letters that are
+ * newer than the library are other signs here. The ordering of marks is ours, since utf8proc's
+ * takes quadratic time on long runs of marks. SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
 #include <utf8proc.h>
@@ -38,10 +38,18 @@ uint32_t utf8_decode(const char *s, size_t n, size_t *used) {
     uint32_t c = u[0];
     *used = 1;
     if (c < 0x80) return c;
-    size_t more = c >= 0xc2 && c <= 0xdf ? 1 : c >= 0xe0 && c <= 0xef ? 2 : c >= 0xf0 && c <= 0xf4 ? 3 : 0;
+    size_t more = c >= 0xc2 && c <= 0xdf   ? 1
+                  : c >= 0xe0 && c <= 0xef ? 2
+                  : c >= 0xf0 && c <= 0xf4 ? 3
+                                           : 0;
     if (!more) return 0xfffd;
     /* the second byte's range excludes overlong forms, surrogates and what is over U+10FFFF */
-    uint32_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+    uint32_t low = c == 0xe0   ? 0xa0
+                   : c == 0xf0 ? 0x90
+                               : 0x80,
+             high = c == 0xed   ? 0x9f
+                    : c == 0xf4 ? 0x8f
+                                : 0xbf;
     c &= 0x3fu >> more;
     for (size_t i = 1; i <= more; i++) {
         if (i >= n || u[i] < low || u[i] > high) return 0xfffd;
@@ -63,15 +71,19 @@ size_t utf8_encode(uint32_t c, char out[4]) {
 /* ---- NFC ---- */
 /* Marks of Unicode 10 to 15: the oracle's NFC takes them for characters of their own. */
 static bool is_newer(uint32_t c) {
-    static const struct { uint32_t first, last; } newer[] = {
-        {0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe}, {0xc3c, 0xc3c}, {0xd3b, 0xd3c},
-        {0xeba, 0xeba}, {0x1715, 0x1715}, {0x1abf, 0x1ace}, {0x1df6, 0x1dfa}, {0xa82c, 0xa82c}, {0x10d24, 0x10d27},
-        {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070},
-        {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11938, 0x11938},
-        {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
-        {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
-        {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
-        {0x1e4ec, 0x1e4ef},
+    static const struct {
+        uint32_t first, last;
+    } newer[] = {
+        {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+        {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
+        {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0xa82c, 0xa82c},   {0x10d24, 0x10d27},
+        {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85},
+        {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+        {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+        {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
+        {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+        {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
+        {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef},
     };
     size_t low = 0, high = ARRAY_LEN(newer);
     while (low < high) {
@@ -94,7 +106,8 @@ static size_t compose(uint32_t *p, size_t n) {
     size_t to = 0;
     for (size_t i = 0, end; i < n; i = end) {
         for (end = i; end < n && !is_newer(p[end]);) end++;
-        utf8proc_ssize_t k = utf8proc_normalize_utf32((int32_t *)p + i, (utf8proc_ssize_t)(end - i), NFC_OPTIONS);
+        utf8proc_ssize_t k =
+            utf8proc_normalize_utf32((int32_t *)p + i, (utf8proc_ssize_t)(end - i), NFC_OPTIONS);
         size_t kept = k < 0 ? end - i : (size_t)k;
         memmove(p + to, p + i, kept * sizeof *p);
         to += kept;
@@ -121,7 +134,8 @@ static status to_nfc(normalizer *z, size_t *n) {
         TRY(buffer_room(&z->spare, (used + DECOMPOSED_MAX) * sizeof(uint32_t)));
         int32_t c = ((const int32_t *)z->points.p)[i], *to = (int32_t *)z->spare.p + used;
         utf8proc_ssize_t k = utf8proc_decompose_char(c, to, DECOMPOSED_MAX, NFC_OPTIONS, &bound);
-        if (k < 1 || k > DECOMPOSED_MAX || is_newer((uint32_t)c)) *to = c, k = 1; /* stays as it is */
+        if (k < 1 || k > DECOMPOSED_MAX || is_newer((uint32_t)c))
+            *to = c, k = 1; /* stays as it is */
         used += (size_t)k;
     }
     TRY(buffer_room(&z->points, used * sizeof(uint32_t)));
@@ -129,7 +143,8 @@ static status to_nfc(normalizer *z, size_t *n) {
     for (size_t i = 0, end; i < used; i = end) {
         bool sorted = true;
         int last = mark_class(p[i]), k;
-        for (end = i + 1; last && end < used && (k = mark_class(p[end])); last = k, end++) sorted &= k >= last;
+        for (end = i + 1; last && end < used && (k = mark_class(p[end])); last = k, end++)
+            sorted &= k >= last;
         if (!sorted) sort_marks(p + i, end - i, z->points.p);
     }
     *n = compose(p, used);

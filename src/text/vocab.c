@@ -1,6 +1,6 @@
-/* vocab.c: vocabularies while they are loaded: tokens to ids, lists of merges, and the bundled one: OpenAI's list of
- * merges, as it came, linked into the library (so there is no file to find at run time) and unpacked with zlib.
- * SPDX-License-Identifier: MIT */
+/* vocab.c: vocabularies while they are loaded: tokens to ids, lists of merges, and the bundled one:
+ * OpenAI's list of merges, as it came, linked into the library (so there is no file to find at run
+ * time) and unpacked with zlib. SPDX-License-Identifier: MIT */
 #include "text/text_internal.h"
 
 #include <assert.h>
@@ -19,22 +19,25 @@ __asm__(".pushsection .rodata\n"
         ".popsection\n");
 extern const uint8_t imago_clip_merges[], imago_clip_merges_end[];
 
+/* Ids: bytes, bytes at the end of a word, merges, two specials. Unpacked, the list has 3.2 MB; the
+ * merges that CLIP uses are in the first CLIP_BYTES. */
 #define CLIP_IDS      49408
 #define CLIP_N_MERGES (CLIP_IDS - 512 - 2) /* bytes, bytes at the end of a word, merges, two specials */
 #define CLIP_BYTES    ((size_t)600 << 10)  /* of the 3.2 MB of the list unpacked: what holds these merges */
 
 status vocab_put(vocab *v, const char *s, size_t n, int64_t id, const char *what) {
     if (id < 0 || id >= TEXT_MAX_IDS)
-        return fail(E_FORMAT, "%s: the id %lld of %.*s is not below %u", what, (long long)id, (int)MIN(n, (size_t)100), s,
-                    TEXT_MAX_IDS);
+        return fail(E_FORMAT, "%s: the id %lld of %.*s is not below %u", what, (long long)id,
+                    (int)MIN(n, (size_t)100), s, TEXT_MAX_IDS);
     v->size = MAX(v->size, (uint32_t)id + 1);
     return string_map_put(&v->ids, s, n, (uint32_t)id);
 }
 
-status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
-                   uint32_t rank, const char *what, int line) {
+status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left, const char *right,
+                   size_t n_right, uint32_t rank, const char *what, int line) {
     char small[256], *both = small;
-    if (n_left > SIZE_MAX / 4 || n_right > SIZE_MAX / 4) return fail(E_FORMAT, "%s: merge %d is too long", what, line);
+    if (n_left > SIZE_MAX / 4 || n_right > SIZE_MAX / 4)
+        return fail(E_FORMAT, "%s: merge %d is too long", what, line);
     if (n_left + n_right > sizeof small) both = mem_alloc(n_left + n_right);
     if (!both) return fail(E_HOST_MEMORY, "%s: no memory for merge %d", what, line);
     memcpy(both, left, n_left);
@@ -45,16 +48,21 @@ status vocab_merge(const vocab *v, tokenizer *t, const char *left, size_t n_left
     if (a != NO_ID && b != NO_ID && c != NO_ID)
         st = merge_map_put(&t->merges, a, b, rank, c);
     else
-        st = fail(E_FORMAT, "%s: merge %d joins \"%.*s\" and \"%.*s\": %s is not in the vocabulary", what, line,
-                  (int)MIN(n_left, (size_t)100), left, (int)MIN(n_right, (size_t)100), right,
-                  a == NO_ID ? "the first" : b == NO_ID ? "the second" : "what comes of it");
+        st = fail(E_FORMAT, "%s: merge %d joins \"%.*s\" and \"%.*s\": %s is not in the vocabulary",
+                  what, line, (int)MIN(n_left, (size_t)100), left, (int)MIN(n_right, (size_t)100),
+                  right,
+                  a == NO_ID   ? "the first"
+                  : b == NO_ID ? "the second"
+                               : "what comes of it");
     if (both != small) mem_free(both);
     return st;
 }
 
-status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t bytes, int max, const char *what, int line) {
+status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t bytes, int max,
+                         const char *what, int line) {
     uint32_t rank = 0;
-    for (const char *s = text, *end = text + bytes, *next; s < end && rank < (uint32_t)max; s = next, line++) {
+    for (const char *s = text, *end = text + bytes, *next; s < end && rank < (uint32_t)max;
+         s = next, line++) {
         const char *stop = memchr(s, '\n', (size_t)(end - s));
         if (!stop) stop = end;
         next = stop + (stop < end);
@@ -63,9 +71,11 @@ status vocab_merge_lines(const vocab *v, tokenizer *t, const char *text, size_t 
         if (!n || (n >= 8 && !memcmp(s, "#version", 8))) continue;
         const char *gap = memchr(s, ' ', n);
         if (!gap || gap == s || gap + 1 == stop || memchr(gap + 1, ' ', (size_t)(stop - gap - 1)))
-            return fail(E_FORMAT, "%s: line %d is \"%.*s\": expected two tokens with one space between", what, line,
-                        (int)MIN(n, (size_t)100), s);
-        status st = vocab_merge(v, t, s, (size_t)(gap - s), gap + 1, (size_t)(stop - gap - 1), rank++, what, line);
+            return fail(E_FORMAT,
+                        "%s: line %d is \"%.*s\": expected two tokens with one space between", what,
+                        line, (int)MIN(n, (size_t)100), s);
+        status st = vocab_merge(v, t, s, (size_t)(gap - s), gap + 1, (size_t)(stop - gap - 1),
+                                rank++, what, line);
         if (st != OK) return st;
     }
     return OK;
@@ -98,7 +108,8 @@ static status unpack(char *to, size_t room, size_t *bytes) {
     return OK;
 }
 
-static status put_line(vocab *v, const char *line, size_t n) { /* "left right": the token is "leftright" */
+static status put_line(vocab *v, const char *line,
+                       size_t n) { /* "left right": the token is "leftright" */
     const char *gap = memchr(line, ' ', n);
     size_t n_left = gap ? (size_t)(gap - line) : n;
     char *s = arena_alloc(&v->mem, n);

@@ -143,9 +143,13 @@ static const vae_config tiny_vae = {.kind = VAE_TINY, .in_channels = 3, .out_cha
     .block_out_channels = {8, 8}, .encoder_block_out_channels = {8, 8}, .num_encoder_blocks = {0, 1}, .num_decoder_blocks = {1, 0},
     .latent_magnitude = 3, .latent_shift = 0.5f, .upsampling_scaling_factor = 2};
 
+/* Stops a run in the step that is fed for the at-th time; 0 = never. */
+typedef struct stopper { int fed, at; } stopper;
+static bool stop(void *ctx) { stopper *s = ctx; return s->at && s->fed >= s->at; }
+
 /* A bar of some colour on white: where and which depends on the sample's number alone. */
 static status pictures(void *ctx, uint64_t first, int n, uint8_t *rgb) {
-    (void)ctx;
+    if (ctx) ((stopper *)ctx)->fed++;
     memset(rgb, 255, (size_t)n * SIDE * SIDE * 3);
     for (int i = 0; i < n; i++) {
         rng_key k = {{9, 9}, rng_stream("bars")};
@@ -155,9 +159,6 @@ static status pictures(void *ctx, uint64_t first, int n, uint8_t *rgb) {
     }
     return OK;
 }
-
-typedef struct stopper { int64_t asked, at; } stopper;
-static bool stop(void *ctx) { stopper *s = ctx; return s->at && ++s->asked >= s->at; }
 
 static train_params run_params(const char *folder, stopper *s, int steps) {
     return (train_params){.folder = in_dir(folder), .batch = 4, .accumulate = 2, .seed = 5, .log_every = 2, .cancelled = stop, .ctx = s,
@@ -169,7 +170,7 @@ static uint8_t g_held[HELD * SIDE * SIDE * 3];
 
 static status run_vae(const char *folder, dtype type, stopper *s, int steps) {
     train_params p = run_params(folder, s, steps);
-    train_vae_params v = {.vae = tiny_vae, .loss = {.edges = 1, .moments = 0.1f}, .jitter = 0.1, .side = SIDE, .pictures = {pictures, NULL},
+    train_vae_params v = {.vae = tiny_vae, .loss = {.edges = 1, .moments = 0.1f}, .jitter = 0.1, .side = SIDE, .pictures = {pictures, s},
                           .held_out = g_held, .n_held_out = HELD};
     REQUIRE_OK(pictures(NULL, 1000000, HELD, g_held));
     return train_vae(g_dev, type, &p, &v);
@@ -202,13 +203,13 @@ static double last_value(const char *path, const char *key) {
 
 static void test_vae(dtype type, const char *whole, const char *parts) {
     char a[64], b[64];
-    stopper never = {0}, later = {0, 700};
+    stopper never = {0}, later = {0, 6}; /* two batches a step: the second of the third */
     REQUIRE_OK(run_vae(whole, type, &never, 12));
     REQUIRE(run_vae(parts, type, &later, 12) == E_CANCELLED);
     snprintf(b, sizeof b, "%s/state.safetensors", parts);
     snprintf(a, sizeof a, "%s/vae/config.json", parts);
-    REQUIRE(later.asked == 700 && os_file_exists(in_dir(b)) && !os_file_exists(in_dir(a)));
-    later = (stopper){0, 900};
+    REQUIRE(later.fed == 6 && os_file_exists(in_dir(b)) && !os_file_exists(in_dir(a)));
+    later = (stopper){0, 11}; /* the first of the step five further on */
     REQUIRE(run_vae(parts, type, &later, 12) == E_CANCELLED);
     REQUIRE_OK(run_vae(parts, type, &never, 12));
     snprintf(a, sizeof a, "%s/state.safetensors", whole);
@@ -232,7 +233,7 @@ static void test_vae_learns(void) {
 }
 
 static status latents(void *ctx, uint64_t first, int n, float *z, caption *text) {
-    (void)ctx;
+    if (ctx) ((stopper *)ctx)->fed++;
     for (int i = 0; i < n; i++) {
         uint64_t s = first + (uint64_t)i;
         int what = (int)(rng_uniform((rng_key){{1, 1}, 7}, s, 0) * 3);
@@ -262,7 +263,7 @@ static status run_base(const char *folder, stopper *s, int steps) {
                  .hidden_act = ACT_QUICK_GELU, .layer_norm_eps = 1e-5f},
         .schedule = {.num_train_timesteps = 1000, .beta_start = 0.00085, .beta_end = 0.012, .beta_schedule = BETA_SCALED_LINEAR, .prediction_type = PREDICTION_V,
                      .rescale_betas_zero_snr = true, .set_alpha_to_one = true, .timestep_spacing = SPACING_TRAILING, .steps_offset = 1},
-        .h = 8, .w = 8, .tokenizer = in_dir("words"), .shift = 1.5, .shift_late = 1, .text_lr = 1, .latents = {latents, NULL}, .held_out = held, .held_out_caption = text,
+        .h = 8, .w = 8, .tokenizer = in_dir("words"), .shift = 1.5, .shift_late = 1, .text_lr = 1, .latents = {latents, s}, .held_out = held, .held_out_caption = text,
         .n_held_out = 3, .prompt = prompts, .n_prompts = 3, .columns = 3, .sheet_steps = 3, .guidance = 2, .vae = &vae, .side = SIDE};
     status st = train_base(g_dev, DT_F32, &p, &b);
     vae_opened_close(&vae);
@@ -270,7 +271,7 @@ static status run_base(const char *folder, stopper *s, int steps) {
 }
 
 static void test_base(void) {
-    stopper never = {0}, later = {0, 2500};
+    stopper never = {0}, later = {0, 8};
     checkpoint *c = NULL;
     REQUIRE_OK(run_base("base", &never, 8));
     REQUIRE(run_base("base2", &later, 8) == E_CANCELLED);

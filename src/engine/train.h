@@ -25,7 +25,7 @@ typedef struct train_params {              /* of a run, whatever it trains */
 /* What a stage gives the loop. The plan has an input "scale" f32 [1] (loss scale over accumulate) and its loss is show[0]. */
 typedef struct train_stage {
     const char *what;                      /* "vae": name of the progress bar */
-    device *dev; dtype type; plan *step;
+    dtype type; plan *step;
     params *part[OPTIMIZER_MAX_PARTS]; const char *part_name[OPTIMIZER_MAX_PARTS]; int n_parts;
     const char *show[TRAIN_MAX_SHOWN]; int n_show; /* outputs [1] f32 of the plan that are logged */
     /* Writes all other inputs for samples [first, first + batch) of optimiser step `step`. */

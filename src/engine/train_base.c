@@ -13,17 +13,23 @@ static status record_step(base_job *j) {
     const train_base_params *b = j->b;
     int64_t n = j->p->batch, c = b->unet.in_channels;
     nn unet = {g, &j->unet, NULL}, text = {g, &j->text, NULL};
-    tensor *x0 = graph_input(g, "x0", DT_F32, SHAPE(n, b->h, b->w, c)), *t = graph_input(g, "t", DT_F32, SHAPE(n));
-    tensor *level_x = graph_input(g, "level_x", DT_F32, SHAPE(n, 2)), *level_v = graph_input(g, "level_v", DT_F32, SHAPE(n, 2));
+    tensor *x0 = graph_input(g, "x0", DT_F32, SHAPE(n, b->h, b->w, c)),
+           *t = graph_input(g, "t", DT_F32, SHAPE(n));
+    tensor *level_x = graph_input(g, "level_x", DT_F32, SHAPE(n, 2)),
+           *level_v = graph_input(g, "level_v", DT_F32, SHAPE(n, 2));
     tensor *ids = graph_input(g, "ids", DT_U32, SHAPE(n, j->tokens));
-    tensor *noise = op_randn(g, graph_input(g, "seed", DT_U32, SHAPE(2)), graph_input(g, "sample", DT_U32, SHAPE(n)), rng_stream("noise"), x0->s, DT_F32);
+    tensor *noise =
+        op_randn(g, graph_input(g, "seed", DT_U32, SHAPE(2)),
+                 graph_input(g, "sample", DT_U32, SHAPE(n)), rng_stream("noise"), x0->s, DT_F32);
     tensor *both[] = {x0, noise};
-    tensor *x = op_cast(g, op_mix(g, both, 2, level_x, NULL, NULL), j->type), *v = op_mix(g, both, 2, level_v, NULL, NULL);
+    tensor *x = op_cast(g, op_mix(g, both, 2, level_x, NULL, NULL), j->type),
+           *v = op_mix(g, both, 2, level_v, NULL, NULL);
     tensor *context = text_encode(&text, &b->text, ids, NULL, 0);
     tensor *y = unet_denoise(&unet, &b->unet, x, t, &(unet_text){.context = context}, NULL);
     tensor *loss = op_mse(g, op_cast(g, y, DT_F32), v, NULL, NULL);
     graph_output(g, loss, "loss");
-    train_backward(g, loss, graph_input(g, "scale", DT_F32, SHAPE(1)), (params *[]){&j->unet, &j->text}, 2, j->p->checkpointing);
+    train_backward(g, loss, graph_input(g, "scale", DT_F32, SHAPE(1)),
+                   (params *[]){&j->unet, &j->text}, 2, j->p->checkpointing);
     return graph_compile(g, &(plan_params){.label = "train base"}, &j->step);
 }
 
@@ -33,9 +39,12 @@ static status record_ask(base_job *j) {
     const train_base_params *b = j->b;
     int64_t n = j->p->batch;
     nn unet = {g, &j->unet, NULL}, text = {g, &j->text, NULL};
-    tensor *x = graph_input(g, "x", DT_F32, SHAPE(n, b->h, b->w, b->unet.in_channels)), *t = graph_input(g, "t", DT_F32, SHAPE(n));
-    tensor *context = text_encode(&text, &b->text, graph_input(g, "ids", DT_U32, SHAPE(n, j->tokens)), NULL, 0);
-    tensor *y = unet_denoise(&unet, &b->unet, op_cast(g, x, j->type), t, &(unet_text){.context = context}, NULL);
+    tensor *x = graph_input(g, "x", DT_F32, SHAPE(n, b->h, b->w, b->unet.in_channels)),
+           *t = graph_input(g, "t", DT_F32, SHAPE(n));
+    tensor *context =
+        text_encode(&text, &b->text, graph_input(g, "ids", DT_U32, SHAPE(n, j->tokens)), NULL, 0);
+    tensor *y = unet_denoise(&unet, &b->unet, op_cast(g, x, j->type), t,
+                             &(unet_text){.context = context}, NULL);
     graph_output(g, op_cast(g, y, DT_F32), "v");
     return graph_compile(g, &(plan_params){.label = "ask base"}, &j->ask);
 }
@@ -44,7 +53,8 @@ static status record_ask(base_job *j) {
 status base_tokenize(base_job *j, const char *text, uint32_t *ids) {
     arena a = {0};
     prompt_tokens t;
-    status st = prompt_tokenize(j->tok, text, &(prompt_options){.plain = true, .truncate = true}, &a, &t);
+    status st =
+        prompt_tokenize(j->tok, text, &(prompt_options){.plain = true, .truncate = true}, &a, &t);
     if (st == OK) memcpy(ids, t.ids, sizeof *ids * (size_t)j->tokens);
     arena_fini(&a);
     return st;
@@ -61,8 +71,10 @@ static status feed(void *ctx, int64_t step, uint64_t first) {
         TRY(base_tokenize(j, j->captions[i].text, j->ids + (size_t)i * (size_t)j->tokens));
         j->sample[i] = (uint32_t)(first + (uint64_t)i);
     }
-    /* the micro-batch's place is the key, not the step's: accumulated batches need timesteps of their own */
-    noising_draw(&j->b->schedule, j->abar, j->p->seed, (int64_t)(first / (uint64_t)n), shift, n, j->t, j->level_x, j->level_v);
+    /* the micro-batch's place is the key, not the step's: accumulated batches need timesteps of
+     * their own */
+    noising_draw(&j->b->schedule, j->abar, j->p->seed, (int64_t)(first / (uint64_t)n), shift, n,
+                 j->t, j->level_x, j->level_v);
     TRY(plan_write(j->step, "x0", j->x));
     TRY(plan_write(j->step, "t", j->t));
     TRY(plan_write(j->step, "level_x", j->level_x));
@@ -90,9 +102,16 @@ static status save(void *ctx, const char *folder) {
     status st = OK;
     base_job *j = ctx;
     const train_base_params *b = j->b;
-    static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"};
+    static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer_config.json",
+                                        "special_tokens_map.json"};
     char to[1200];
-    checkpoint c = {.unet = b->unet, .text = b->text, .vae = b->vae->config, .schedule = b->schedule, .sample_size = b->h, .has_schedule = true, .prediction_known = true};
+    checkpoint c = {.unet = b->unet,
+                    .text = b->text,
+                    .vae = b->vae->config,
+                    .schedule = b->schedule,
+                    .sample_size = b->h,
+                    .has_schedule = true,
+                    .prediction_known = true};
     TRY(export_part(&j->unet, &c, PART_UNET, folder));
     TRY(export_part(&j->text, &c, PART_TEXT, folder));
     TRY(export_part(&b->vae->ps, &c, PART_VAE, folder));
@@ -105,14 +124,17 @@ out:
 }
 
 static status memory(base_job *j) {
-    size_t n = (size_t)j->p->batch, one = (size_t)j->b->h * (size_t)j->b->w * (size_t)j->b->unet.in_channels;
+    size_t n = (size_t)j->p->batch,
+           one = (size_t)j->b->h * (size_t)j->b->w * (size_t)j->b->unet.in_channels;
     j->one = one;
     j->x = mem_zalloc(sizeof *j->x * n * one), j->y = mem_alloc(sizeof *j->y * n * one);
-    j->t = mem_zalloc(sizeof *j->t * n), j->level_x = mem_alloc(sizeof *j->level_x * n), j->level_v = mem_alloc(sizeof *j->level_v * n);
+    j->t = mem_zalloc(sizeof *j->t * n), j->level_x = mem_alloc(sizeof *j->level_x * n),
+    j->level_v = mem_alloc(sizeof *j->level_v * n);
     j->captions = mem_alloc(sizeof *j->captions * n), j->sample = mem_alloc(sizeof *j->sample * n);
     j->ids = mem_zalloc(sizeof *j->ids * n * (size_t)j->tokens);
     j->abar = mem_alloc(sizeof *j->abar * (size_t)j->b->schedule.num_train_timesteps);
-    bool good = j->x && j->y && j->t && j->level_x && j->level_v && j->captions && j->sample && j->ids && j->abar;
+    bool good = j->x && j->y && j->t && j->level_x && j->level_v && j->captions && j->sample &&
+                j->ids && j->abar;
     return good ? OK : fail(E_HOST_MEMORY, "no host memory for a batch of %d", j->p->batch);
 }
 
@@ -133,13 +155,16 @@ out:
 
 status train_base(device *dev, dtype type, const train_params *p, const train_base_params *b) {
     status st = OK;
-    base_job j = {.dev = dev, .type = type, .p = p, .b = b, .tokens = b->text.max_position_embeddings};
+    base_job j = {
+        .dev = dev, .type = type, .p = p, .b = b, .tokens = b->text.max_position_embeddings};
     params_init(&j.unet, dev, type);
     params_init(&j.text, dev, type);
-    if (p->batch < 2 || p->batch > 1024) TRY(fail(E_USAGE, "batch %d: expected 2 to 1024", p->batch));
+    if (p->batch < 2 || p->batch > 1024)
+        TRY(fail(E_USAGE, "batch %d: expected 2 to 1024", p->batch));
     TRY(tokenizer_open(b->tokenizer, &j.tok));
     if (tokenizer_size(j.tok) > b->text.vocab_size || tokenizer_max_length(j.tok) != j.tokens)
-        TRY(fail(E_USAGE, "%s has %d ids and %d positions, the text encoder %d and %d", b->tokenizer, tokenizer_size(j.tok), tokenizer_max_length(j.tok),
+        TRY(fail(E_USAGE, "%s has %d ids and %d positions, the text encoder %d and %d",
+                 b->tokenizer, tokenizer_size(j.tok), tokenizer_max_length(j.tok),
                  b->text.vocab_size, j.tokens));
     TRY(memory(&j));
     TRY(schedule_alphas_cumprod(&b->schedule, j.abar));
@@ -148,8 +173,18 @@ status train_base(device *dev, dtype type, const train_params *p, const train_ba
     TRY(record_ask(&j));
     train_params run = *p;
     run.adam.lr_factor[1] = (float)b->text_lr;
-    train_stage s = {.what = "base", .dev = dev, .type = type, .step = j.step, .part = {&j.unet, &j.text}, .part_name = {"unet", "text_encoder"}, .n_parts = 2,
-                     .show = {"loss"}, .n_show = 1, .feed = feed, .sheet = base_sheet, .save = save, .ctx = &j};
+    train_stage s = {.what = "base",
+                     .type = type,
+                     .step = j.step,
+                     .part = {&j.unet, &j.text},
+                     .part_name = {"unet", "text_encoder"},
+                     .n_parts = 2,
+                     .show = {"loss"},
+                     .n_show = 1,
+                     .feed = feed,
+                     .sheet = base_sheet,
+                     .save = save,
+                     .ctx = &j};
     TRY(train_run(&run, &s));
 out:
     plan_destroy(j.step);

@@ -1,17 +1,24 @@
-/* train_loop.c: the loop of training: feed, run, step, and now and then log, sheet, save. What is saved is always the
- * state between two steps; everything random is keyed by the sample's number, so a run that was cut off and goes on gives
- * the weights of one that was not.
+/* train_loop.c: the loop of training: feed, run, step, and now and then log, sheet, save. What is
+ * saved is always the state between two steps; everything random is keyed by the sample's number,
+ * so a run that was cut off and goes on gives the weights of one that was not.
  * SPDX-License-Identifier: MIT */
 #include "engine/train.h"
 #include <math.h>
 #include <stdio.h>
 
 typedef struct loop {
-    const train_params *p; const train_stage *s;
-    optimizer opt; loss_scaler scaler; train_log *log; progress bar;
-    int64_t step; uint64_t sample;         /* done */
-    double sum[TRAIN_MAX_SHOWN], norm_sum; int64_t summed, skipped;  /* since the last line of the log */
-    double last_line, last_save, last_sheet, last_value, rate; int64_t last_step;
+    const train_params *p;
+    const train_stage *s;
+    optimizer opt;
+    loss_scaler scaler;
+    train_log *log;
+    progress bar;
+    int64_t step;
+    uint64_t sample; /* done */
+    double sum[TRAIN_MAX_SHOWN], norm_sum;
+    int64_t summed, skipped; /* since the last line of the log */
+    double last_line, last_save, last_sheet, last_value, rate;
+    int64_t last_step;
 } loop;
 
 static const char *path_in(const loop *l, const char *name, char out[1200]) {
@@ -22,8 +29,12 @@ static const char *path_in(const loop *l, const char *name, char out[1200]) {
 enum { NOTE_STEP, NOTE_ADAM, NOTE_SAMPLE, NOTE_SEED, NOTE_SCALE, NOTE_GOOD, NOTES };
 
 static void get_notes(const loop *l, train_note n[NOTES]) {
-    const train_note now[NOTES] = {{"step", l->step}, {"adam_step", l->opt.step}, {"sample", (int64_t)l->sample}, {"seed", l->p->seed},
-                                   {"loss_scale", (int64_t)l->scaler.scale}, {"loss_scale_good", l->scaler.good}};
+    const train_note now[NOTES] = {{"step", l->step},
+                                   {"adam_step", l->opt.step},
+                                   {"sample", (int64_t)l->sample},
+                                   {"seed", l->p->seed},
+                                   {"loss_scale", (int64_t)l->scaler.scale},
+                                   {"loss_scale_good", l->scaler.good}};
     memcpy(n, now, sizeof now);
 }
 
@@ -32,7 +43,8 @@ static status save_state(loop *l) {
     train_note n[NOTES];
     get_notes(l, n);
     l->last_save = os_seconds();
-    return train_state_save(path_in(l, "state.safetensors", path), &l->opt, l->s->part_name, n, NOTES);
+    return train_state_save(path_in(l, "state.safetensors", path), &l->opt, l->s->part_name, n,
+                            NOTES);
 }
 
 static status resume(loop *l) {
@@ -43,14 +55,18 @@ static status resume(loop *l) {
     get_notes(l, n);
     TRY(train_state_load(path, &l->opt, l->s->part_name, n, NOTES));
     if (n[NOTE_SEED].value != l->p->seed)
-        TRY(fail(E_USAGE, "%s was begun with seed %lld, not %u: give that seed or another folder", path, (long long)n[NOTE_SEED].value, l->p->seed));
-    if (n[NOTE_STEP].value < 0 || n[NOTE_ADAM].value < 0 || n[NOTE_SAMPLE].value < 0 || n[NOTE_SCALE].value < 1 || n[NOTE_SCALE].value > 1 << 24)
+        TRY(fail(E_USAGE, "%s was begun with seed %lld, not %u: give that seed or another folder",
+                 path, (long long)n[NOTE_SEED].value, l->p->seed));
+    if (n[NOTE_STEP].value < 0 || n[NOTE_ADAM].value < 0 || n[NOTE_SAMPLE].value < 0 ||
+        n[NOTE_SCALE].value < 1 || n[NOTE_SCALE].value > 1 << 24)
         TRY(fail(E_FORMAT, "%s: its counters make no sense", path));
     l->step = n[NOTE_STEP].value;
     l->opt.step = n[NOTE_ADAM].value;
     l->sample = (uint64_t)n[NOTE_SAMPLE].value;
-    if (l->scaler.good >= 0) l->scaler = (loss_scaler){(float)n[NOTE_SCALE].value, MAX(n[NOTE_GOOD].value, 0)};
-    log_info("%s: going on after step %lld, sample %llu", l->p->folder, (long long)l->step, (unsigned long long)l->sample);
+    if (l->scaler.good >= 0)
+        l->scaler = (loss_scaler){(float)n[NOTE_SCALE].value, MAX(n[NOTE_GOOD].value, 0)};
+    log_info("%s: going on after step %lld, sample %llu", l->p->folder, (long long)l->step,
+             (unsigned long long)l->sample);
 out:
     return st;
 }
@@ -58,14 +74,16 @@ out:
 static status write_log(loop *l, record_value *extra, int n_extra) {
     status st = OK;
     char path[1200];
-    double now = os_seconds(), each = l->summed ? 1.0 / (double)(l->summed * l->p->accumulate) : NAN;
+    double now = os_seconds(),
+           each = l->summed ? 1.0 / (double)(l->summed * l->p->accumulate) : NAN;
     record_value v[RECORD_MAX_VALUES];
     int n = 0;
     v[n++] = (record_value){"samples", (double)l->sample};
     for (int i = 0; i < l->s->n_show; i++) v[n++] = (record_value){l->s->show[i], l->sum[i] * each};
     v[n++] = (record_value){"grad_norm", l->norm_sum / (double)MAX(l->summed, 1)};
     v[n++] = (record_value){"lr", lr_at(&l->p->lr, l->step - 1)};
-    l->rate = (double)((l->step - l->last_step) * l->p->batch * l->p->accumulate) / MAX(now - l->last_line, 1e-9);
+    l->rate = (double)((l->step - l->last_step) * l->p->batch * l->p->accumulate) /
+              MAX(now - l->last_line, 1e-9);
     v[n++] = (record_value){"samples_per_s", l->rate};
     if (l->skipped) v[n++] = (record_value){"skipped", (double)l->skipped};
     for (int i = 0; i < n_extra && n < RECORD_MAX_VALUES; i++) v[n++] = extra[i];
@@ -130,7 +148,9 @@ out:
     return st;
 }
 
-static bool due(double minutes, double last) { return minutes > 0 && os_seconds() - last >= 60 * minutes; }
+static bool due(double minutes, double last) {
+    return minutes > 0 && os_seconds() - last >= 60 * minutes;
+}
 
 static status loop_steps(loop *l) {
     status st = OK;
@@ -172,7 +192,10 @@ status train_run(const train_params *p, const train_stage *s) {
     progress_end(&l.bar);
     if (st == E_CANCELLED) {
         status saved = save_state(&l);
-        TRY(saved == OK ? fail(E_CANCELLED, "stopped after step %lld; the same command goes on from there", (long long)l.step) : saved);
+        TRY(saved == OK
+                ? fail(E_CANCELLED, "stopped after step %lld; the same command goes on from there",
+                       (long long)l.step)
+                : saved);
     }
     TRY(st);
     TRY(save_state(&l));

@@ -34,7 +34,8 @@ static status record(vae_opened *v, int side, bool decode, plan **out) {
     int cells = side / vae_factor(&v->config);
     tensor *y;
     if (decode) {
-        tensor *z = graph_input(g, "in", DT_F32, SHAPE(BATCH, cells, cells, v->config.latent_channels));
+        tensor *z =
+            graph_input(g, "in", DT_F32, SHAPE(BATCH, cells, cells, v->config.latent_channels));
         y = vae_decode(&m, &v->config, op_cast(g, z, v->ps.type));
     } else {
         tensor *x = graph_input(g, "in", DT_F32, SHAPE(BATCH, side, side, 3));
@@ -46,13 +47,15 @@ static status record(vae_opened *v, int side, bool decode, plan **out) {
 
 status vae_opened_encode(vae_opened *v, int side, int n, const uint8_t *rgb, float *z) {
     status st = OK;
-    size_t one = (size_t)side * (size_t)side * 3, cells = (size_t)(side / vae_factor(&v->config)), lat = cells * cells * (size_t)v->config.latent_channels;
+    size_t one = (size_t)side * (size_t)side * 3, cells = (size_t)(side / vae_factor(&v->config)),
+           lat = cells * cells * (size_t)v->config.latent_channels;
     float *px = mem_zalloc(sizeof *px * one * BATCH), *lp = mem_alloc(sizeof *lp * lat * BATCH);
     if (!px || !lp) TRY(fail(E_HOST_MEMORY, "no host memory for %d pictures", BATCH));
     if (!v->encode) TRY(record(v, side, false, &v->encode));
     for (int at = 0; at < n; at += BATCH) {
         size_t k = (size_t)MIN(BATCH, n - at);
-        for (size_t i = 0; i < one * k; i++) px[i] = (float)rgb[one * (size_t)at + i] / 127.5f - 1.0f;
+        for (size_t i = 0; i < one * k; i++)
+            px[i] = (float)rgb[one * (size_t)at + i] / 127.5f - 1.0f;
         TRY(plan_write(v->encode, "in", px));
         TRY(plan_run(v->encode, NULL, NULL));
         TRY(plan_read(v->encode, "out", lp));
@@ -66,7 +69,8 @@ out:
 
 status vae_opened_decode(vae_opened *v, int side, int n, const float *z, uint8_t *rgb) {
     status st = OK;
-    size_t one = (size_t)side * (size_t)side * 3, cells = (size_t)(side / vae_factor(&v->config)), lat = cells * cells * (size_t)v->config.latent_channels;
+    size_t one = (size_t)side * (size_t)side * 3, cells = (size_t)(side / vae_factor(&v->config)),
+           lat = cells * cells * (size_t)v->config.latent_channels;
     float *px = mem_alloc(sizeof *px * one * BATCH), *lp = mem_zalloc(sizeof *lp * lat * BATCH);
     if (!px || !lp) TRY(fail(E_HOST_MEMORY, "no host memory for %d pictures", BATCH));
     if (!v->decode) TRY(record(v, side, true, &v->decode));
@@ -88,7 +92,8 @@ out:
 }
 
 /* One batch of the pool: composed, encoded, rounded to f16. */
-static status add_batch(corpus_source *s, vae_opened *v, const pool *p, int64_t at, int n, compose_info *info, uint8_t *rgb, float *z, uint16_t *half) {
+static status add_batch(corpus_source *s, vae_opened *v, const pool *p, int64_t at, int n,
+                        compose_info *info, uint8_t *rgb, float *z, uint16_t *half) {
     status st = OK;
     size_t lat = (size_t)p->h * (size_t)p->w * (size_t)p->channels;
     TRY(corpus_source_next(s, p->first + (uint64_t)at, n, rgb, info + at));
@@ -98,7 +103,8 @@ out:
     return st;
 }
 
-status train_make_pool(device *dev, dtype type, const char *vae_folder, corpus_source *s, uint32_t seed, uint64_t first, int64_t n, const char *path,
+status train_make_pool(device *dev, dtype type, const char *vae_folder, corpus_source *s,
+                       uint32_t seed, uint64_t first, int64_t n, const char *path,
                        bool (*cancelled)(void *), void *ctx) {
     status st = OK;
     vae_opened v = {0};
@@ -115,8 +121,16 @@ status train_make_pool(device *dev, dtype type, const char *vae_folder, corpus_s
     rgb = mem_alloc(COMPOSE_RGB_BYTES * BATCH);
     z = mem_alloc(sizeof *z * lat * BATCH);
     half = mem_alloc(sizeof *half * lat * (size_t)n);
-    if (!info || !rgb || !z || !half) TRY(fail(E_HOST_MEMORY, "no host memory for a pool of %lld: make several smaller ones", (long long)n));
-    pool p = {.n = n, .h = cells, .w = cells, .channels = v.config.latent_channels, .first = first, .seed = seed, .latents = half};
+    if (!info || !rgb || !z || !half)
+        TRY(fail(E_HOST_MEMORY, "no host memory for a pool of %lld: make several smaller ones",
+                 (long long)n));
+    pool p = {.n = n,
+              .h = cells,
+              .w = cells,
+              .channels = v.config.latent_channels,
+              .first = first,
+              .seed = seed,
+              .latents = half};
     for (int64_t at = 0; at < n; at += BATCH) {
         if (cancelled && cancelled(ctx)) TRY(fail(E_CANCELLED, "stopped; nothing was written"));
         TRY(add_batch(s, &v, &p, at, (int)MIN(BATCH, n - at), info, rgb, z, half));

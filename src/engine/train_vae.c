@@ -1,5 +1,5 @@
-/* train_vae.c: trains an autoencoder on a stream of pictures, and measures it on pictures it never sees.
- * SPDX-License-Identifier: MIT */
+/* train_vae.c: trains an autoencoder on a stream of pictures, and measures it on pictures it never
+ * sees. SPDX-License-Identifier: MIT */
 #include "engine/train.h"
 #include "train/export.h"
 #include "train/init.h"
@@ -9,9 +9,14 @@
 enum { SHEET = 32 /* pictures of the sheet, each above what became of it */, SHEET_COLUMNS = 16 };
 
 typedef struct job {
-    device *dev; dtype type; const train_params *p; const train_vae_params *v;
-    params model, judge; plan *step, *eval;
-    uint8_t *rgb, *seen; float *px, *latent; /* one batch; seen: sources and results of the sheet */
+    device *dev;
+    dtype type;
+    const train_params *p;
+    const train_vae_params *v;
+    params model, judge;
+    plan *step, *eval;
+    uint8_t *rgb, *seen;
+    float *px, *latent; /* one batch; seen: sources and results of the sheet */
 } job;
 
 static size_t picture_elems(const job *j) { return (size_t)j->v->side * (size_t)j->v->side * 3; }
@@ -22,13 +27,17 @@ static status record_step(job *j) {
     static const char *const term[VAE_LOSS_COUNT] = {"pixels", "edges", "features", "moments"};
     int64_t b = j->p->batch, side = j->v->side;
     nn m = {g, &j->model, NULL}, judge = {g, &j->judge, NULL};
-    tensor *x = graph_input(g, "image", DT_F32, SHAPE(b, side, side, 3)), *jitter = graph_input(g, "jitter", DT_F32, SHAPE(1));
-    tensor *seed = graph_input(g, "seed", DT_U32, SHAPE(2)), *sample = graph_input(g, "sample", DT_U32, SHAPE(b));
+    tensor *x = graph_input(g, "image", DT_F32, SHAPE(b, side, side, 3)),
+           *jitter = graph_input(g, "jitter", DT_F32, SHAPE(1));
+    tensor *seed = graph_input(g, "seed", DT_U32, SHAPE(2)),
+           *sample = graph_input(g, "sample", DT_U32, SHAPE(b));
     vae_loss_out out;
-    vae_loss(&m, &j->v->vae, j->v->judge ? &judge : NULL, &j->v->loss, x, jitter, seed, sample, &out);
+    vae_loss(&m, &j->v->vae, j->v->judge ? &judge : NULL, &j->v->loss, x, jitter, seed, sample,
+             &out);
     graph_output(g, out.loss, "loss");
     for (int i = 0; i < VAE_LOSS_COUNT; i++) graph_output(g, out.term[i], term[i]);
-    train_backward(g, out.loss, graph_input(g, "scale", DT_F32, SHAPE(1)), (params *[]){&j->model}, 1, j->p->checkpointing);
+    train_backward(g, out.loss, graph_input(g, "scale", DT_F32, SHAPE(1)), (params *[]){&j->model},
+                   1, j->p->checkpointing);
     return graph_compile(g, &(plan_params){.label = "train vae"}, &j->step);
 }
 
@@ -68,11 +77,19 @@ out:
     return st;
 }
 
-typedef struct measures { double psnr; int n; double group[64]; int in_group[64]; double *sum, *square; int64_t cells; } measures;
+typedef struct measures {
+    double psnr;
+    int n;
+    double group[64];
+    int in_group[64];
+    double *sum, *square;
+    int64_t cells;
+} measures;
 
 static double psnr_of(const uint8_t *a, const uint8_t *b, size_t n) {
     double error = 0;
-    for (size_t i = 0; i < n; i++) error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    for (size_t i = 0; i < n; i++)
+        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
     return 10 * log10(255.0 * 255.0 / MAX(error / (double)n, 0.01));
 }
 
@@ -96,7 +113,8 @@ static status measure_batch(job *j, int first, int n, measures *m) {
         int at = first + i, row = at / SHEET_COLUMNS * 2, column = at % SHEET_COLUMNS;
         if (at >= SHEET) continue;
         memcpy(j->seen + one * (size_t)(row * SHEET_COLUMNS + column), from + one * (size_t)i, one);
-        memcpy(j->seen + one * (size_t)((row + 1) * SHEET_COLUMNS + column), j->rgb + one * (size_t)i, one);
+        memcpy(j->seen + one * (size_t)((row + 1) * SHEET_COLUMNS + column),
+               j->rgb + one * (size_t)i, one);
     }
     int f = vae_factor(&v->vae);
     int64_t cells = (int64_t)n * (v->side / f) * (v->side / f);
@@ -112,29 +130,37 @@ out:
 static double worst_moment(const measures *m, int channels, bool mean) {
     double worst = 0;
     for (int c = 0; c < channels; c++) {
-        double mu = m->sum[c] / (double)m->cells, sd = sqrt(MAX(m->square[c] / (double)m->cells - mu * mu, 0)), off = mean ? mu : sd - 1;
+        double mu = m->sum[c] / (double)m->cells,
+               sd = sqrt(MAX(m->square[c] / (double)m->cells - mu * mu, 0)),
+               off = mean ? mu : sd - 1;
         if (fabs(off) > fabs(worst)) worst = off;
     }
     return worst;
 }
 
-/* Held-out PSNR, all and by group, how far the latents are from mean 0 and variance 1, and the sheet. */
+/* Held-out PSNR, all and by group, how far the latents are from mean 0 and variance 1, and the
+ * sheet. */
 static status sheet(void *ctx, const char *path, record_value *out, int *n) {
     status st = OK;
     job *j = ctx;
     const train_vae_params *v = j->v;
-    int channels = v->vae.latent_channels, shown = MIN(SHEET, v->n_held_out), columns = MIN(SHEET_COLUMNS, shown);
-    measures m = {.sum = mem_zalloc(sizeof(double) * (size_t)channels), .square = mem_zalloc(sizeof(double) * (size_t)channels)};
+    int channels = v->vae.latent_channels, shown = MIN(SHEET, v->n_held_out),
+        columns = MIN(SHEET_COLUMNS, shown);
+    measures m = {.sum = mem_zalloc(sizeof(double) * (size_t)channels),
+                  .square = mem_zalloc(sizeof(double) * (size_t)channels)};
     if (!m.sum || !m.square) TRY(fail(E_HOST_MEMORY, "no host memory to measure"));
     memset(j->seen, 255, picture_elems(j) * 2 * SHEET);
-    for (int i = 0; i < v->n_held_out; i += j->p->batch) TRY(measure_batch(j, i, MIN(j->p->batch, v->n_held_out - i), &m));
+    for (int i = 0; i < v->n_held_out; i += j->p->batch)
+        TRY(measure_batch(j, i, MIN(j->p->batch, v->n_held_out - i), &m));
     out[(*n)++] = (record_value){"psnr", m.psnr / m.n};
     out[(*n)++] = (record_value){"latent_mean_worst", worst_moment(&m, channels, true)};
     out[(*n)++] = (record_value){"latent_std_worst", worst_moment(&m, channels, false)};
     for (int g = 0; g < v->n_groups && *n < RECORD_MAX_VALUES; g++)
-        if (m.in_group[g]) out[(*n)++] = (record_value){v->group_name[g], m.group[g] / m.in_group[g]};
+        if (m.in_group[g])
+            out[(*n)++] = (record_value){v->group_name[g], m.group[g] / m.in_group[g]};
     log_info("step %s: %.2f dB on %d held-out pictures", path, m.psnr / m.n, m.n);
-    TRY(sheet_save(j->seen, 2 * SHEET_COLUMNS * ((shown + columns - 1) / columns), v->side, SHEET_COLUMNS, path));
+    TRY(sheet_save(j->seen, 2 * SHEET_COLUMNS * ((shown + columns - 1) / columns), v->side,
+                   SHEET_COLUMNS, path));
 out:
     mem_free(m.sum);
     mem_free(m.square);
@@ -150,9 +176,13 @@ static status save(void *ctx, const char *folder) {
 static status check(const train_params *p, const train_vae_params *v) {
     int f = v->vae.kind == VAE_TINY ? vae_factor(&v->vae) : 0;
     if (!f) return fail(E_UNSUPPORTED, "only AutoencoderTiny is trained from scratch");
-    if (p->batch < 1 || p->batch > 1024 || p->accumulate < 1) return fail(E_USAGE, "batch %d: expected 1 to 1024", p->batch);
-    if (v->side < f || v->side % f) return fail(E_USAGE, "pictures of %d px: expected a multiple of %d", v->side, f);
-    if (v->n_groups > 64 || v->n_held_out < 1) return fail(E_USAGE, "%d held-out pictures in %d groups: expected 1 or more in up to 64", v->n_held_out, v->n_groups);
+    if (p->batch < 1 || p->batch > 1024 || p->accumulate < 1)
+        return fail(E_USAGE, "batch %d: expected 1 to 1024", p->batch);
+    if (v->side < f || v->side % f)
+        return fail(E_USAGE, "pictures of %d px: expected a multiple of %d", v->side, f);
+    if (v->n_groups > 64 || v->n_held_out < 1)
+        return fail(E_USAGE, "%d held-out pictures in %d groups: expected 1 or more in up to 64",
+                    v->n_held_out, v->n_groups);
     return OK;
 }
 
@@ -164,7 +194,8 @@ static status prepare(job *j) {
     j->px = mem_zalloc(one * batch * sizeof *j->px);
     j->latent = mem_alloc(sizeof *j->latent * batch * (size_t)(cells * j->v->vae.latent_channels));
     j->seen = mem_alloc(one * 2 * SHEET);
-    if (!j->rgb || !j->px || !j->latent || !j->seen) TRY(fail(E_HOST_MEMORY, "no host memory for a batch of %d pictures", j->p->batch));
+    if (!j->rgb || !j->px || !j->latent || !j->seen)
+        TRY(fail(E_HOST_MEMORY, "no host memory for a batch of %d pictures", j->p->batch));
     TRY(vae_declare(&j->model, &j->v->vae));
     for (int i = 0; i < j->model.n; i++) j->model.p[i].trainable = true;
     TRY(params_allocate(&j->model));
@@ -183,8 +214,18 @@ status train_vae(device *dev, dtype type, const train_params *p, const train_vae
     params_init(&j.judge, dev, type);
     TRY(check(p, v));
     TRY(prepare(&j));
-    train_stage s = {.what = "vae", .dev = dev, .type = type, .step = j.step, .part = {&j.model}, .part_name = {"vae"}, .n_parts = 1,
-                     .show = {"loss", "pixels", "edges", "features", "moments"}, .n_show = 5, .feed = feed, .sheet = sheet, .save = save, .ctx = &j};
+    train_stage s = {.what = "vae",
+                     .type = type,
+                     .step = j.step,
+                     .part = {&j.model},
+                     .part_name = {"vae"},
+                     .n_parts = 1,
+                     .show = {"loss", "pixels", "edges", "features", "moments"},
+                     .n_show = 5,
+                     .feed = feed,
+                     .sheet = sheet,
+                     .save = save,
+                     .ctx = &j};
     TRY(train_run(p, &s));
 out:
     plan_destroy(j.step);

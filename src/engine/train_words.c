@@ -1,17 +1,22 @@
-/* train_words.c: the vocabulary of the base model, learned from its captions, so that a word is one token.
- * SPDX-License-Identifier: MIT */
+/* train_words.c: the vocabulary of the base model, learned from its captions, so that a word is one
+ * token. SPDX-License-Identifier: MIT */
 #include "engine/train.h"
 #include <cjson/cJSON.h>
 #include <stdio.h>
 
 enum { COMPOSED = 6000, VISITS = 4, AT_ONCE = 64 };
 
-typedef struct texts { bpe_sample *s; int n, cap; arena mem; } texts;
+typedef struct texts {
+    bpe_sample *s;
+    int n, cap;
+    arena mem;
+} texts;
 
 static status add(texts *t, const char *text) {
     if (!text[0]) return OK;
     if (t->n == t->cap) return fail(E_HOST_MEMORY, "more captions than counted");
-    if (!(t->s[t->n].text = arena_printf(&t->mem, "%s", text))) return fail(E_HOST_MEMORY, "no host memory for %d captions", t->n);
+    if (!(t->s[t->n].text = arena_printf(&t->mem, "%s", text)))
+        return fail(E_HOST_MEMORY, "no host memory for %d captions", t->n);
     t->s[t->n++].count = 1;
     return OK;
 }
@@ -27,7 +32,8 @@ static status set_length(const char *folder, int length) {
     TRY(file_read(path, (size_t)1 << 20, &data, &bytes));
     TRY(json_parse((const char *)data, bytes, path, &j));
     cJSON *old = cJSON_GetObjectItemCaseSensitive(j, "model_max_length");
-    if (!old || !cJSON_SetNumberHelper(old, length) || !(text = cJSON_Print(j))) TRY(fail(E_HOST_MEMORY, "no host memory to write %s", path));
+    if (!old || !cJSON_SetNumberHelper(old, length) || !(text = cJSON_Print(j)))
+        TRY(fail(E_HOST_MEMORY, "no host memory to write %s", path));
     TRY(file_write_atomic(path, text, strlen(text)));
 out:
     cJSON_free(text);
@@ -53,7 +59,8 @@ status train_make_words(corpus_source *s, int size, int length, const char *fold
         int n = MIN(AT_ONCE, COMPOSED - at);
         TRY(corpus_source_next(s, (uint64_t)at, n, rgb, info));
         for (int i = 0; i < n * VISITS; i++) {
-            compose_caption(corpus_source_composer(s), (uint64_t)(at + i / VISITS), (uint64_t)(i % VISITS), &info[i / VISITS], &text);
+            compose_caption(corpus_source_composer(s), (uint64_t)(at + i / VISITS),
+                            (uint64_t)(i % VISITS), &info[i / VISITS], &text);
             TRY(add(&t, text.text));
         }
     }

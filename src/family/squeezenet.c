@@ -1,13 +1,14 @@
-/* squeezenet.c: SqueezeNet v1.0 in the names of the Deep Compression release: fireN/conv1x1_1 squeezes, fireN/conv1x1_2
- * and fireN/conv3x3_2 expand and are joined in that order. Its input is BGR, 0..255, less the mean colour; as conv1 has no
- * padding, that is folded into its weights once, and pictures go in as they are everywhere else.
- * conv_final has a border of one, where only its bias is, and the mean is over that too.
- * source: Iandola et al. 2016, Han et al. 2016; github.com/songhan/SqueezeNet-Deep-Compression
- * SPDX-License-Identifier: MIT */
+/* squeezenet.c: SqueezeNet v1.0 in the names of the Deep Compression release: fireN/conv1x1_1
+ * squeezes, fireN/conv1x1_2 and fireN/conv3x3_2 expand and are joined in that order. Its input is
+ * BGR, 0..255, less the mean colour; as conv1 has no padding, that is folded into its weights once,
+ * and pictures go in as they are everywhere else. conv_final has a border of one, where only its
+ * bias is, and the mean is over that too. source: Iandola et al. 2016, Han et al. 2016;
+ * github.com/songhan/SqueezeNet-Deep-Compression SPDX-License-Identifier: MIT */
 #include "family/squeezenet.h"
 #include "file/file.h"
 
-static const int squeeze[] = {16, 16, 32, 32, 48, 48, 64, 64}; /* fire2 ... fire9; each expands to 4 times as many, twice */
+static const int squeeze[] = {
+    16, 16, 32, 32, 48, 48, 64, 64}; /* fire2 ... fire9; each expands to 4 times as many, twice */
 static const float mean_bgr[3] = {104, 117, 123};
 enum { K = 7, CONV1 = 96 };
 
@@ -23,7 +24,8 @@ void squeezenet_features(nn *m, tensor *x, tensor *tap[SQUEEZENET_TAPS]) {
     tap[0] = op_relu(m->g, nn_conv2d(m, "conv1", x, CONV1, K, 2, 0));
     for (int i = 2; i <= 9; i++) {
         x = tap[i - 2];
-        if (i == 2 || i == 5 || i == 9) x = op_max_pool(m->g, x, .k = 3, .stride = 2, .ceil_mode = 1);
+        if (i == 2 || i == 5 || i == 9)
+            x = op_max_pool(m->g, x, .k = 3, .stride = 2, .ceil_mode = 1);
         tap[i - 1] = fire(m, i, x);
     }
 }
@@ -55,8 +57,10 @@ static status read_tensor(const safetensors *f, const param *p, float **out) {
     bool same = t->n_dims == p->s.n;
     for (int i = 0; same && i < t->n_dims; i++) same = t->dim[i] == p->s.d[i];
     if (!same)
-        return fail(E_FORMAT, "%s: %s is %s, expected %s", f->path, p->name, safetensor_describe(t, seen, sizeof seen), shape_text(&p->s, want));
-    if (!(*out = mem_alloc(sizeof **out * (size_t)safetensor_count(t)))) return fail(E_HOST_MEMORY, "no host memory for %s", p->name);
+        return fail(E_FORMAT, "%s: %s is %s, expected %s", f->path, p->name,
+                    safetensor_describe(t, seen, sizeof seen), shape_text(&p->s, want));
+    if (!(*out = mem_alloc(sizeof **out * (size_t)safetensor_count(t))))
+        return fail(E_HOST_MEMORY, "no host memory for %s", p->name);
     safetensor_read_f32(t, *out);
     return OK;
 }

@@ -1,5 +1,5 @@
-/* init.c: see init.h. PyTorch's default (uniform, variance 1 / (3 fan_in)) shrinks a norm-free signal by 0.58 a layer, and
- * an autoencoder of 20 layers then starts at gradients near zero.
+/* init.c: see init.h. PyTorch's default (uniform, variance 1 / (3 fan_in)) shrinks a norm-free
+ * signal by 0.58 a layer, and an autoencoder of 20 layers then starts at gradients near zero.
  * source: base recipe of this project; Zhang et al. 2019 (Fixup) for branches that start at zero
  * SPDX-License-Identifier: MIT */
 #include "train/init.h"
@@ -16,7 +16,8 @@ static status set_normal(params *ps, const param *p, uint32_t seed, double std) 
     rng_key key = {{seed, 0}, rng_stream(p->name)};
     float *v = mem_zalloc(sizeof *v * (size_t)n);
     if (!v) TRY(fail(E_HOST_MEMORY, "no host memory to initialise %s", p->name));
-    for (int64_t i = 0; std > 0 && i < n; i++) v[i] = (float)(std * rng_normal(key, 0, (uint64_t)i));
+    for (int64_t i = 0; std > 0 && i < n; i++)
+        v[i] = (float)(std * rng_normal(key, 0, (uint64_t)i));
     TRY(params_set(ps, p->name, v, n));
 out:
     mem_free(v);
@@ -34,7 +35,10 @@ status init_vae_tiny(params *ps, uint32_t seed) {
     for (int i = 0; i < ps->n; i++) {
         const param *p = &ps->p[i];
         bool zero = p->vector || ends_with(p->name, ".conv.4.weight");
-        double gain = i == ps->n - 2 ? 0.01 : strcmp(p->name, "encoder.layers.0.weight") == 0 ? 1 : 2; /* ps->n - 2: to pixels */
+        double gain = i == ps->n - 2 ? 0.01
+                      : strcmp(p->name, "encoder.layers.0.weight") == 0
+                          ? 1
+                          : 2; /* ps->n - 2: to pixels */
         TRY(set_normal(ps, p, seed, zero ? 0 : sqrt(gain / fan_in(p))));
     }
 out:
@@ -59,8 +63,10 @@ static status init_normed(params *ps, uint32_t seed, const char *const *zero, in
         if (ends_with(p->name, "position_embedding.weight")) std = 0.01;
         for (int k = 0; k < n_zero; k++)
             if (ends_with(p->name, zero[k])) std = 0;
-        if (p->vector && ends_with(p->name, ".weight")) TRY(set_ones(ps, p));
-        else TRY(set_normal(ps, p, seed, std));
+        if (p->vector && ends_with(p->name, ".weight"))
+            TRY(set_ones(ps, p));
+        else
+            TRY(set_normal(ps, p, seed, std));
     }
 out:
     return st;

@@ -1,5 +1,5 @@
-/* noising.c: see noising.h. Plain v-prediction, unweighted: min-SNR would take weight from high noise, which for flat
- * drawings decides most of the picture (base recipe of this project).
+/* noising.c: see noising.h. Plain v-prediction, unweighted: min-SNR would take weight from high
+ * noise, which for flat drawings decides most of the picture (base recipe of this project).
  * SPDX-License-Identifier: MIT */
 #include "train/noising.h"
 #include <math.h>
@@ -10,8 +10,8 @@ void noising_level(const double *abar, int64_t t, float level_x[2], float level_
     level_v[0] = -sigma, level_v[1] = alpha;
 }
 
-void noising_draw(const schedule_config *c, const double *abar, uint32_t seed, int64_t step, double shift, int n, float *t, float (*level_x)[2],
-                  float (*level_v)[2]) {
+void noising_draw(const schedule_config *c, const double *abar, uint32_t seed, int64_t step,
+                  double shift, int n, float *t, float (*level_x)[2], float (*level_v)[2]) {
     rng_key key = {{seed, 0}, rng_stream("timesteps")};
     double offset = rng_uniform(key, (uint64_t)step, 0);
     for (int i = 0; i < n; i++) {

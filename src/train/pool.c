@@ -1,6 +1,5 @@
-/* pool.c: see pool.h. One safetensors file: "latents" and "info", five numbers a part (20 in all and two in front), so that
- * it can be looked into with any tool.
- * SPDX-License-Identifier: MIT */
+/* pool.c: see pool.h. One safetensors file: "latents" and "info", five numbers a part (20 in all
+ * and two in front), so that it can be looked into with any tool. SPDX-License-Identifier: MIT */
 #include "train/pool.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,14 +12,16 @@ static void pack(const compose_info *in, int32_t out[FIELDS]) {
     for (int i = 0; i < PARTS; i++) {
         const compose_part *p = &in->part[i];
         bool used = i < in->n_parts;
-        out[2 + 4 * i] = used ? p->picture : 0, out[3 + 4 * i] = used ? p->scene : -1, out[4 + 4 * i] = used ? p->ground : 0, out[5 + 4 * i] = used ? p->hue : -1;
+        out[2 + 4 * i] = used ? p->picture : 0, out[3 + 4 * i] = used ? p->scene : -1,
+                    out[4 + 4 * i] = used ? p->ground : 0, out[5 + 4 * i] = used ? p->hue : -1;
     }
 }
 
 void pool_info(const pool *p, int64_t i, compose_info *out) {
     const int32_t *f = (const int32_t *)safetensors_find(p->file, "info")->data + i * FIELDS;
     *out = (compose_info){.kind = (compose_kind)f[0], .n_parts = f[1]};
-    for (int k = 0; k < PARTS; k++) out->part[k] = (compose_part){f[2 + 4 * k], f[3 + 4 * k], f[4 + 4 * k], f[5 + 4 * k]};
+    for (int k = 0; k < PARTS; k++)
+        out->part[k] = (compose_part){f[2 + 4 * k], f[3 + 4 * k], f[4 + 4 * k], f[5 + 4 * k]};
 }
 
 status pool_write(const char *path, const pool *p, const compose_info *info) {
@@ -31,8 +32,17 @@ status pool_write(const char *path, const pool *p, const compose_info *info) {
     for (int64_t i = 0; i < p->n; i++) pack(&info[i], fields + i * FIELDS);
     snprintf(first, sizeof first, "%llu", (unsigned long long)p->first);
     snprintf(seed, sizeof seed, "%u", p->seed);
-    const safetensor t[] = {{.name = "latents", .dtype = DT_F16, .n_dims = 4, .dim = {p->n, p->h, p->w, p->channels}, .data = p->latents},
-                            {.name = "info", .type = "I32", .dtype = DT_COUNT, .n_dims = 2, .dim = {p->n, FIELDS}, .data = fields}};
+    const safetensor t[] = {{.name = "latents",
+                             .dtype = DT_F16,
+                             .n_dims = 4,
+                             .dim = {p->n, p->h, p->w, p->channels},
+                             .data = p->latents},
+                            {.name = "info",
+                             .type = "I32",
+                             .dtype = DT_COUNT,
+                             .n_dims = 2,
+                             .dim = {p->n, FIELDS},
+                             .data = fields}};
     const safetensor_note note[] = {{"first", first}, {"seed", seed}};
     TRY(safetensors_write(path, t, 2, note, 2));
 out:
@@ -47,10 +57,14 @@ static status check_info(const char *path, const pool *p, const corpus *c) {
         bool good = f.kind < COMPOSE_KIND_COUNT && f.n_parts >= 1 && f.n_parts <= PARTS;
         for (int k = 0; good && k < f.n_parts; k++) {
             const compose_part *q = &f.part[k];
-            good = q->picture >= 0 && q->picture < c->n_pictures && q->scene >= -1 && q->scene < c->n_pictures && q->ground >= COMPOSE_UNNAMED &&
+            good = q->picture >= 0 && q->picture < c->n_pictures && q->scene >= -1 &&
+                   q->scene < c->n_pictures && q->ground >= COMPOSE_UNNAMED &&
                    q->ground < CAPTION_COLORS && q->hue >= -1 && q->hue < CAPTION_HUES;
         }
-        if (!good) return fail(E_FORMAT, "%s: entry %lld points outside this corpus: it was made from another one", path, (long long)i);
+        if (!good)
+            return fail(E_FORMAT,
+                        "%s: entry %lld points outside this corpus: it was made from another one",
+                        path, (long long)i);
     }
     return OK;
 }
@@ -68,10 +82,14 @@ status pool_open(const char *path, const corpus *c, pool **out) {
     pool *p = *out = mem_zalloc(sizeof *p);
     if (!p) return fail(E_HOST_MEMORY, "no host memory for a pool");
     TRY(safetensors_open(path, &p->file));
-    const safetensor *l = safetensors_find(p->file, "latents"), *i = safetensors_find(p->file, "info");
-    bool good = l && i && l->dtype == DT_F16 && l->n_dims == 4 && l->dim[0] > 0 && l->dim[1] < 1024 && l->dim[2] < 1024 && l->dim[3] < 1024 &&
-                strcmp(i->type, "I32") == 0 && i->n_dims == 2 && i->dim[0] == l->dim[0] && i->dim[1] == FIELDS;
-    if (!good || !number(p->file, "first", &first) || !number(p->file, "seed", &seed) || seed > UINT32_MAX)
+    const safetensor *l = safetensors_find(p->file, "latents"),
+                     *i = safetensors_find(p->file, "info");
+    bool good = l && i && l->dtype == DT_F16 && l->n_dims == 4 && l->dim[0] > 0 &&
+                l->dim[1] < 1024 && l->dim[2] < 1024 && l->dim[3] < 1024 &&
+                strcmp(i->type, "I32") == 0 && i->n_dims == 2 && i->dim[0] == l->dim[0] &&
+                i->dim[1] == FIELDS;
+    if (!good || !number(p->file, "first", &first) || !number(p->file, "seed", &seed) ||
+        seed > UINT32_MAX)
         TRY(fail(E_FORMAT, "%s: no f16 latents with their info: it is not a pool", path));
     p->n = l->dim[0], p->h = (int)l->dim[1], p->w = (int)l->dim[2], p->channels = (int)l->dim[3];
     p->latents = l->data;

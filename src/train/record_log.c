@@ -1,14 +1,24 @@
-/* record_log.c: train.log. A line is written when it happens, so that the file can be followed; a run that goes on from a
- * saved state first drops the lines that the state does not know, so that the file reads as if nothing had happened.
- * SPDX-License-Identifier: MIT */
+/* record_log.c: train.log. A line is written when it happens, so that the file can be followed; a
+ * run that goes on from a saved state first drops the lines that the state does not know, so that
+ * the file reads as if nothing had happened. SPDX-License-Identifier: MIT */
 #include "train/record.h"
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-typedef struct line { int64_t step; int n; char key[RECORD_MAX_VALUES][24]; double value[RECORD_MAX_VALUES]; } line;
-struct train_log { FILE *file; char path[1024]; line *l; int64_t n, cap; };
+typedef struct line {
+    int64_t step;
+    int n;
+    char key[RECORD_MAX_VALUES][24];
+    double value[RECORD_MAX_VALUES];
+} line;
+struct train_log {
+    FILE *file;
+    char path[1024];
+    line *l;
+    int64_t n, cap;
+};
 
 static status keep(train_log *l, const line *from) {
     if (l->n == l->cap) {
@@ -29,18 +39,23 @@ static status parse(const char *path, int number, const char *text, size_t bytes
     if (st != OK) return st;
     for (const cJSON *f = j->child; f && out->n < RECORD_MAX_VALUES; f = f->next) {
         bool is_step = f->string && strcmp(f->string, "step") == 0;
-        if (is_step && cJSON_IsNumber(f) && f->valuedouble >= 0 && f->valuedouble < 1e15) out->step = (int64_t)f->valuedouble;
+        if (is_step && cJSON_IsNumber(f) && f->valuedouble >= 0 && f->valuedouble < 1e15)
+            out->step = (int64_t)f->valuedouble;
         if (is_step || !f->string) continue;
         snprintf(out->key[out->n], sizeof out->key[0], "%s", f->string);
         out->value[out->n++] = cJSON_IsNumber(f) ? f->valuedouble : NAN;
     }
     json_free(j);
-    if (out->step < 0) return fail(E_FORMAT, "%s, line %d: no \"step\": it is not a training log; move it away", path, number);
+    if (out->step < 0)
+        return fail(E_FORMAT, "%s, line %d: no \"step\": it is not a training log; move it away",
+                    path, number);
     return OK;
 }
 
-/* Reads an earlier log; *end: where in data the lines to keep end. A last line without its end is from a killed run. */
-static status read_earlier(train_log *l, const char *data, size_t bytes, int64_t step, size_t *end) {
+/* Reads an earlier log; *end: where in data the lines to keep end. A last line without its end is
+ * from a killed run. */
+static status read_earlier(train_log *l, const char *data, size_t bytes, int64_t step,
+                           size_t *end) {
     status st = OK;
     int number = 1;
     line one;
@@ -88,12 +103,15 @@ status train_log_add(train_log *l, int64_t step, const record_value *v, int n) {
     line one = {.step = step, .n = n};
     fprintf(l->file, "{\"step\":%lld", (long long)step);
     for (int i = 0; i < n; i++) {
-        if (isfinite(v[i].value)) fprintf(l->file, ",\"%s\":%.7g", v[i].key, v[i].value);
-        else fprintf(l->file, ",\"%s\":null", v[i].key);
+        if (isfinite(v[i].value))
+            fprintf(l->file, ",\"%s\":%.7g", v[i].key, v[i].value);
+        else
+            fprintf(l->file, ",\"%s\":null", v[i].key);
         snprintf(one.key[i], sizeof one.key[0], "%s", v[i].key);
         one.value[i] = v[i].value;
     }
-    if (fputs("}\n", l->file) < 0 || fflush(l->file) != 0) return fail(E_IO, "cannot write %s: is the disk full?", l->path);
+    if (fputs("}\n", l->file) < 0 || fflush(l->file) != 0)
+        return fail(E_IO, "cannot write %s: is the disk full?", l->path);
     return keep(l, &one);
 }
 
@@ -101,11 +119,14 @@ status train_log_plot(const train_log *l, const char *key, const char *path) {
     status st = OK;
     image im = {0};
     int64_t n = 0;
-    double *x = mem_alloc(sizeof *x * (size_t)(l->n + 1)), *y = mem_alloc(sizeof *y * (size_t)(l->n + 1));
-    if (!x || !y) TRY(fail(E_HOST_MEMORY, "no host memory for a curve of %lld points", (long long)l->n));
+    double *x = mem_alloc(sizeof *x * (size_t)(l->n + 1)),
+           *y = mem_alloc(sizeof *y * (size_t)(l->n + 1));
+    if (!x || !y)
+        TRY(fail(E_HOST_MEMORY, "no host memory for a curve of %lld points", (long long)l->n));
     for (int64_t i = 0; i < l->n; i++)
         for (int k = 0; k < l->l[i].n; k++)
-            if (strcmp(l->l[i].key[k], key) == 0) x[n] = (double)l->l[i].step, y[n++] = l->l[i].value[k];
+            if (strcmp(l->l[i].key[k], key) == 0)
+                x[n] = (double)l->l[i].step, y[n++] = l->l[i].value[k];
     TRY(plot_curve(x, y, n, &im));
     TRY(image_save_png(path, &im, NULL, 0));
 out:

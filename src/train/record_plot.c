@@ -1,19 +1,29 @@
-/* record_plot.c: a curve with numbered axes, and sheets of pictures. No plotting library: a run must be watchable on a
- * machine that has nothing but this program.
- * SPDX-License-Identifier: MIT */
+/* record_plot.c: a curve with numbered axes, and sheets of pictures. No plotting library: a run
+ * must be watchable on a machine that has nothing but this program. SPDX-License-Identifier: MIT */
 #include "train/record.h"
 #include <math.h>
 #include <stdio.h>
 
-enum { W = 960, H = 540, LEFT = 84, RIGHT = 16, TOP = 16, BOTTOM = 44, DOT = 3 /* px of one dot of the font */ };
-static const uint8_t white[3] = {255, 255, 255}, ink[3] = {40, 40, 40}, grid[3] = {222, 222, 222}, pale[3] = {160, 190, 230}, strong[3] = {20, 70, 160};
+enum {
+    W = 960,
+    H = 540,
+    LEFT = 84,
+    RIGHT = 16,
+    TOP = 16,
+    BOTTOM = 44,
+    DOT = 3 /* px of one dot of the font */
+};
+static const uint8_t white[3] = {255, 255, 255}, ink[3] = {40, 40, 40}, grid[3] = {222, 222, 222},
+                     pale[3] = {160, 190, 230}, strong[3] = {20, 70, 160};
 
 /* 3 x 5 dots a character, rows from the top, three bits each */
 static const char letters[] = "0123456789.-k";
-static const uint16_t font[] = {075557, 026227, 071747, 071717, 055711, 074717, 074757, 071244, 075757, 075717, 000002, 000700, 045655};
+static const uint16_t font[] = {075557, 026227, 071747, 071717, 055711, 074717, 074757,
+                                071244, 075757, 075717, 000002, 000700, 045655};
 
 static void put(image *im, int x, int y, const uint8_t c[3]) {
-    if (x >= 0 && y >= 0 && x < im->w && y < im->h) memcpy(im->px + 3 * ((size_t)y * (size_t)im->w + (size_t)x), c, 3);
+    if (x >= 0 && y >= 0 && x < im->w && y < im->h)
+        memcpy(im->px + 3 * ((size_t)y * (size_t)im->w + (size_t)x), c, 3);
 }
 
 static void box(image *im, int x, int y, int w, int h, const uint8_t c[3]) {
@@ -32,22 +42,31 @@ static void number(image *im, int x, int y, double value, bool right) {
     for (int i = 0; i < n; i++) {
         const char *at = strchr(letters, text[i]);
         for (int bit = 0; at && bit < 15; bit++)
-            if (font[at - letters] >> (14 - bit) & 1) box(im, x + i * 4 * DOT + bit % 3 * DOT, y + bit / 3 * DOT, DOT, DOT, ink);
+            if (font[at - letters] >> (14 - bit) & 1)
+                box(im, x + i * 4 * DOT + bit % 3 * DOT, y + bit / 3 * DOT, DOT, DOT, ink);
     }
 }
 
-static void stroke(image *im, double x0, double y0, double x1, double y1, int thick, const uint8_t c[3]) {
+static void stroke(image *im, double x0, double y0, double x1, double y1, int thick,
+                   const uint8_t c[3]) {
     int n = (int)ceil(MAX(fabs(x1 - x0), fabs(y1 - y0))) + 1;
     for (int i = 0; i <= n; i++) {
         double f = (double)i / n;
-        box(im, (int)lround(x0 + f * (x1 - x0)) - thick / 2, (int)lround(y0 + f * (y1 - y0)) - thick / 2, thick, thick, c);
+        box(im, (int)lround(x0 + f * (x1 - x0)) - thick / 2,
+            (int)lround(y0 + f * (y1 - y0)) - thick / 2, thick, thick, c);
     }
 }
 
-typedef struct axes { double x0, x1, y0, y1; } axes; /* y0, y1: logarithms */
+typedef struct axes {
+    double x0, x1, y0, y1;
+} axes; /* y0, y1: logarithms */
 
-static double px_x(const axes *a, double x) { return LEFT + (x - a->x0) / (a->x1 - a->x0) * (W - LEFT - RIGHT); }
-static double px_y(const axes *a, double y) { return H - BOTTOM - (log10(y) - a->y0) / (a->y1 - a->y0) * (H - TOP - BOTTOM); }
+static double px_x(const axes *a, double x) {
+    return LEFT + (x - a->x0) / (a->x1 - a->x0) * (W - LEFT - RIGHT);
+}
+static double px_y(const axes *a, double y) {
+    return H - BOTTOM - (log10(y) - a->y0) / (a->y1 - a->y0) * (H - TOP - BOTTOM);
+}
 
 static bool drawable(double y) { return isfinite(y) && y > 0; }
 
@@ -70,7 +89,8 @@ static void draw_grid(image *im, const axes *a) {
         box(im, (int)px_x(a, x), TOP, 1, H - TOP - BOTTOM, grid);
         number(im, (int)px_x(a, x), H - BOTTOM + 14, x, false);
     }
-    int decades = (int)(a->y1 - a->y0), every = decades >= 3 ? 9 : 1; /* all of 1..9, or powers of ten alone */
+    int decades = (int)(a->y1 - a->y0),
+        every = decades >= 3 ? 9 : 1; /* all of 1..9, or powers of ten alone */
     int last = -1000;
     for (int e = (int)floor(a->y0); e <= (int)ceil(a->y1); e++)
         for (int d = 1; d < 10; d += every) {
@@ -91,7 +111,8 @@ status plot_curve(const double *x, const double *y, int64_t n, image *out) {
     box(out, 0, 0, W, H, white);
     if (!limits(x, y, n, &a)) return OK;
     draw_grid(out, &a);
-    double mean = NAN, keep = 1 - 1 / MAX(1.0, (double)n / 60), last_x = 0, last_y = 0, last_mean = 0;
+    double mean = NAN, keep = 1 - 1 / MAX(1.0, (double)n / 60), last_x = 0, last_y = 0,
+           last_mean = 0;
     for (int pass = 0; pass < 2; pass++) {
         mean = NAN;
         for (int64_t i = 0; i < n; i++) {
@@ -99,8 +120,10 @@ status plot_curve(const double *x, const double *y, int64_t n, image *out) {
             bool first = isnan(mean);
             mean = first ? y[i] : keep * mean + (1 - keep) * y[i];
             double at = px_x(&a, x[i]), value = px_y(&a, y[i]), smooth = px_y(&a, mean);
-            if (pass == 0) stroke(out, first ? at : last_x, first ? value : last_y, at, value, 1, pale);
-            else stroke(out, first ? at : last_x, first ? smooth : last_mean, at, smooth, 3, strong);
+            if (pass == 0)
+                stroke(out, first ? at : last_x, first ? value : last_y, at, value, 1, pale);
+            else
+                stroke(out, first ? at : last_x, first ? smooth : last_mean, at, smooth, 3, strong);
             last_x = at, last_y = value, last_mean = smooth;
         }
     }
@@ -117,8 +140,10 @@ status sheet_save(const uint8_t *rgb, int n, int side, int columns, const char *
     memset(im.px, 255, 3 * (size_t)im.w * (size_t)im.h);
     for (int i = 0; i < n; i++)
         for (int y = 0; y < side; y++)
-            memcpy(im.px + 3 * ((size_t)(i / columns * pitch + y) * (size_t)im.w + (size_t)(i % columns * pitch)),
-                   rgb + 3 * ((size_t)i * (size_t)side + (size_t)y) * (size_t)side, 3 * (size_t)side);
+            memcpy(im.px + 3 * ((size_t)(i / columns * pitch + y) * (size_t)im.w +
+                                (size_t)(i % columns * pitch)),
+                   rgb + 3 * ((size_t)i * (size_t)side + (size_t)y) * (size_t)side,
+                   3 * (size_t)side);
     TRY(image_save_png(path, &im, NULL, 0));
 out:
     image_free(&im);

@@ -159,7 +159,9 @@ static status loop_steps(loop *l) {
         char note[96];
         TRY(one_step(l));
         if (l->step % p->log_every == 0 || l->step == p->lr.steps) TRY(write_log(l, NULL, 0));
-        snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, l->rate);
+        if (l->rate > 0)
+            snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, l->rate);
+        else snprintf(note, sizeof note, "loss %.4f", l->last_value);
         progress_step(&l->bar, l->step, note);
         if (due(p->save_minutes, l->last_save)) TRY(save_state(l));
         if (due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));
@@ -187,7 +189,7 @@ status train_run(const train_params *p, const train_stage *s) {
     loop l = {.p = p, .s = s};
     TRY(loop_open(&l));
     progress_begin(&l.bar, s->what, p->lr.steps);
-    l.bar.done = l.step;
+    l.bar.first = l.bar.done = l.step;
     st = loop_steps(&l);
     progress_end(&l.bar);
     if (st == E_CANCELLED) {

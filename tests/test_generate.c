@@ -6,6 +6,7 @@
 #include "file/file.h"
 #include "test.h"
 #include <math.h>
+#include <unistd.h>
 
 static const char *g_dir, *g_device, *g_precision;
 static int g_failures, g_calls;
@@ -98,6 +99,59 @@ static void pictures(const safetensors *f, double tol) {
     imago_close(im);
 }
 
+/* An embedding that holds the row of a word stands for that word. */
+static void embeddings(void) {
+    imago *im = open_model("sd1"), *with = NULL;
+    imago_picture *a = NULL, *b = NULL;
+    arena mem = {0};
+    uint32_t *ids = NULL;
+    int n = 0, hidden = im->ck->text.hidden_size;
+    static const char table[] = "text_model.embeddings.token_embedding.weight";
+    char path[] = "test_embedding.XXXXXX", spec[64], model[1024];
+    int64_t count = (int64_t)im->ck->text.vocab_size * hidden;
+    float *rows = mem_alloc(sizeof *rows * (size_t)count);
+    REQUIRE(rows && mkdtemp(path));
+    REQUIRE_OK(params_get(&im->part[PART_TEXT], table, rows, count));
+    REQUIRE_OK(tokenizer_encode(im->tok, "fox", 3, &mem, &ids, &n));
+    REQUIRE_EQ(n, 1);
+    snprintf(spec, sizeof spec, "%s/reynard.safetensors", path);
+    safetensor t = {.name = "emb_params", .dtype = DT_F32, .n_dims = 2, .dim = {1, hidden}, .data = rows + (size_t)ids[0] * (size_t)hidden};
+    REQUIRE_OK(safetensors_write(spec, &t, 1, NULL, 0));
+    snprintf(model, sizeof model, "%s/pipelines/sd1", g_dir);
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = model, .device = g_device, .precision = g_precision, .embeddings = (const char *[]){spec}, .n_embeddings = 1), &with) == IMAGO_OK);
+    REQUIRE(imago_generate(im, &IMAGO_GENERATE(.prompt = "a red fox", .width = 48, .height = 64, .steps = 2), &a) == IMAGO_OK);
+    REQUIRE(imago_generate(with, &IMAGO_GENERATE(.prompt = "a red reynard", .width = 48, .height = 64, .steps = 2), &b) == IMAGO_OK);
+    REQUIRE(memcmp(a->rgb, b->rgb, 48 * 64 * 3) == 0);
+    imago_free_pictures(b, 1);
+    REQUIRE(imago_generate(im, &IMAGO_GENERATE(.prompt = "a red reynard", .width = 48, .height = 64, .steps = 2), &b) == IMAGO_OK);
+    REQUIRE(memcmp(a->rgb, b->rgb, 48 * 64 * 3) != 0);
+    remove(spec);
+    rmdir(path);
+    imago_free_pictures(a, 1);
+    imago_free_pictures(b, 1);
+    imago_close(im);
+    imago_close(with);
+    mem_free(rows);
+    arena_fini(&mem);
+}
+
+/* A picture decoded in tiles is nearly the one decoded whole. */
+static void tiles(void) {
+    imago *im = open_model("sd1");
+    imago_picture *a = NULL, *b = NULL;
+    imago_generate_params p = IMAGO_GENERATE(.prompt = "fox", .width = 640, .height = 768, .steps = 1);
+    REQUIRE(imago_generate(im, &p, &a) == IMAGO_OK);
+    p.tile = true;
+    REQUIRE(imago_generate(im, &p, &b) == IMAGO_OK);
+    double square = 0, n = 640 * 768 * 3;
+    for (int i = 0; i < 640 * 768 * 3; i++) square += ((double)a->rgb[i] - b->rgb[i]) * ((double)a->rgb[i] - b->rgb[i]);
+    printf("tiles                    %.1f dB\n", 10 * log10(255 * 255 * n / (square + 1e-9)));
+    REQUIRE(square > 0 && 10 * log10(255 * 255 * n / square) > 25);
+    imago_free_pictures(a, 1);
+    imago_free_pictures(b, 1);
+    imago_close(im);
+}
+
 static bool stop_soon(void *ctx) { (void)ctx; return ++g_calls > 3; }
 
 static void refusals(void) {
@@ -148,6 +202,8 @@ int main(int argc, char **argv) {
     REQUIRE(imago_load_picture(path, &g_mask) == IMAGO_OK);
     samplers(f, tol);
     pictures(f, tol);
+    if (exact) embeddings();
+    if (exact && strcmp(g_device, "cpu") == 0) tiles();
     if (exact) refusals();
     if (exact) cancelling();
     imago_clear_picture(&g_init);

@@ -160,11 +160,18 @@ function lanczosRows(px, n, rows) {
     return to;
 }
 
-// Colours are weighted by alpha while they are averaged, else what lies under transparency bleeds in.
-function reduce({ w, h, px }) {
-    const pre = Buffer.from(px);
-    for (let i = 0; i < pre.length; i += 4) for (let c = 0; c < 3; c++) pre[i + c] = Math.round(pre[i + c] * pre[i + 3] / 255);
-    const small = lanczosRows(lanczosRows(pre, w, h), h, SIDE);
+// The centred square of a picture, as 8-bit premultiplied colour: averaging must weigh by alpha, else
+// what lies under transparency bleeds in.
+function squareOf({ w, h, px }) {
+    const n = Math.min(w, h), x0 = (w - n) >> 1, y0 = (h - n) >> 1, to = Buffer.alloc(n * n * 4);
+    for (let y = 0; y < n; y++) px.copy(to, y * n * 4, ((y0 + y) * w + x0) * 4, ((y0 + y) * w + x0 + n) * 4);
+    for (let i = 0; i < to.length; i += 4) for (let c = 0; c < 3; c++) to[i + c] = Math.round(to[i + c] * to[i + 3] / 255);
+    return { n, pre: to };
+}
+
+function reduce(image) {
+    const { n, pre } = squareOf(image);
+    const small = lanczosRows(lanczosRows(pre, n, n), n, SIDE);
     for (let i = 0; i < small.length; i += 4) for (let c = 0; c < 3; c++) {
         const a = small[i + 3];
         if (a !== 0 && a !== 255) small[i + c] = Math.min(255, Math.floor(small[i + c] * 255 / a));

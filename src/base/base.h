@@ -143,7 +143,7 @@ void   file_map_close(file_map *m);
 void   os_pages_release(const void *data, uint64_t bytes);
 
 /* ---- progress: a bar with ETA on a terminal, plain lines in a log ---- */
-typedef struct progress { const char *what; int64_t total, done; double start, last; bool tty; int shown; } progress;
+typedef struct progress { const char *what; int64_t total, done, first; /* first: done before this run */ double start, last; bool tty; int shown; } progress;
 void progress_begin(progress *p, const char *what, int64_t total);
 void progress_step(progress *p, int64_t done, const char *note); /* note: "loss 0.123", may be NULL */
 void progress_end(progress *p);

@@ -25,8 +25,8 @@ static void format_state(const progress *p, double now, const char *note, char *
     if (p->total > 0 && p->done >= p->total) {
         format_seconds(spent, clock, sizeof clock);
         snprintf(left, sizeof left, "  in %s", clock);
-    } else if (p->total > 0 && p->done > 0) {
-        format_seconds(spent / (double)p->done * (double)(p->total - p->done), clock, sizeof clock);
+    } else if (p->total > 0 && p->done > p->first) {
+        format_seconds(spent / (double)(p->done - p->first) * (double)(p->total - p->done), clock, sizeof clock);
         snprintf(left, sizeof left, "  %s left", clock);
     }
     const char *gap = note && *note ? "  " : "";

@@ -163,15 +163,11 @@ out:
 
 /* ---- textual inversion ---- */
 
-/* The vectors of an embedding file: A1111's "emb_params" or the only 2-D tensor (diffusers: named as the token). */
+/* The vectors of an embedding file: A1111's "emb_params", or the file's only tensor (diffusers: named as the token). */
 static const weight *embedding_vectors(const weights *w, int hidden) {
-    const weight *found = weights_find(w, "emb_params");
-    for (int64_t i = 0; !found && i < weights_count(w); i++) {
-        const weight *t = weights_at(w, i);
-        if (t->n_dims <= 2 && t->n_dims > 0 && t->dim[t->n_dims - 1] == hidden) found = t;
-    }
-    if (found && (found->n_dims < 1 || found->n_dims > 2 || found->dim[found->n_dims - 1] != hidden)) found = NULL;
-    return found;
+    const weight *t = weights_find(w, "emb_params");
+    if (!t && weights_count(w) == 1) t = weights_at(w, 0);
+    return t && t->n_dims >= 1 && t->n_dims <= 2 && t->dim[t->n_dims - 1] == hidden ? t : NULL;
 }
 
 static status append_rows(imago *im, const weight *t, int n) {
@@ -206,7 +202,7 @@ status text_load_embedding(imago *im, const char *spec) {
     int hidden = im->ck->text.hidden_size;
     TRY(weights_open(&path, 1, &w));
     const weight *t = embedding_vectors(w, hidden);
-    if (!t) TRY(fail(E_FORMAT, "%s: no embedding of width %d in it: it belongs to another model", path, hidden));
+    if (!t) TRY(fail(E_FORMAT, "%s: no embedding of width %d (one tensor, or emb_params): not one, or made for another model", path, hidden));
     const char *base = strrchr(path, '/'), *dot = strrchr(path, '.');
     base = base ? base + 1 : path;
     if (eq) snprintf(name, sizeof name, "%.*s", (int)MIN(eq - spec, 127), spec);

@@ -257,8 +257,8 @@ static void read_vae_tiny(reader *r, vae_config *c) {
     int n = c->levels = read_levels(r, "decoder_block_out_channels", 4, VAE_MAX_LEVELS);
     read_ints(r, "decoder_block_out_channels", 64, n, 1, 1 << 16, c->block_out_channels);
     read_ints(r, "encoder_block_out_channels", 64, n, 1, 1 << 16, c->encoder_block_out_channels);
-    read_ints(r, "num_encoder_blocks", 3, n, 1, 64, c->num_encoder_blocks);
-    read_ints(r, "num_decoder_blocks", 3, n, 1, 64, c->num_decoder_blocks);
+    read_ints(r, "num_encoder_blocks", 3, n, 0, 64, c->num_encoder_blocks);
+    read_ints(r, "num_decoder_blocks", 3, n, 0, 64, c->num_decoder_blocks);
     if (n == 4 && !field(r, "num_encoder_blocks"))
         memcpy(c->num_encoder_blocks, encoder, sizeof encoder);
     if (n == 4 && !field(r, "num_decoder_blocks"))

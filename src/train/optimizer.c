@@ -1,13 +1,16 @@
-/* optimizer.c: AdamW over flats, as one more plan; and the end of a backward pass, where gradients are
- * added to the flats. Source: Loshchilov & Hutter 2019; torch.optim.AdamW.
+/* optimizer.c: AdamW over flats, as one more plan; and the end of a backward pass, where gradients
+ * are added to the flats. Source: Loshchilov & Hutter 2019; torch.optim.AdamW; diffusers EMAModel.
  * SPDX-License-Identifier: MIT */
 #include "train/train.h"
+#include <assert.h>
 #include <stdio.h>
 
-void train_backward(graph *g, tensor *loss, tensor *seed, params *const *ps, int n, bool checkpoint) {
+void train_backward(graph *g, tensor *loss, tensor *seed, params *const *ps, int n,
+                    bool checkpoint) {
     int count = 0, total = 0;
     for (int k = 0; k < n; k++) total += ps[k]->n;
-    tensor **want = graph_alloc(g, sizeof *want * (size_t)(total + 1)), **grad = graph_alloc(g, sizeof *grad * (size_t)(total + 1));
+    tensor **want = graph_alloc(g, sizeof *want * (size_t)(total + 1)),
+           **grad = graph_alloc(g, sizeof *grad * (size_t)(total + 1));
     param **of = graph_alloc(g, sizeof *of * (size_t)(total + 1));
     if (!want || !grad || !of) return;
     for (int k = 0; k < n; k++)
@@ -22,40 +25,79 @@ void train_backward(graph *g, tensor *loss, tensor *seed, params *const *ps, int
 }
 
 static status record_update(optimizer *o) {
-    params *ps = o->ps;
-    graph *g = graph_create(ps->dev);
+    graph *g = graph_create(o->part[0]->dev);
     if (!g) return graph_status(g);
     tensor *limits = graph_array(g, o->limits), *inf = graph_array(g, o->found_inf), *parts = NULL;
-    for (int i = 0; i < ps->n_flat; i++) {
-        tensor *norm = op_square(g, op_norm2(g, graph_array(g, ps->flat[i].grad), DIMS_ALL));
-        parts = parts ? op_concat(g, 0, parts, norm) : norm;
-    }
+    for (int k = 0; k < o->n_parts; k++)
+        for (int i = 0; i < o->part[k]->n_flat; i++) {
+            tensor *norm =
+                op_square(g, op_norm2(g, graph_array(g, o->part[k]->flat[i].grad), DIMS_ALL));
+            parts = parts ? op_concat(g, 0, parts, norm) : norm;
+        }
     tensor *factor = op_clip_factor(g, parts, limits, inf);
     graph_output(g, factor, "factor");
-    for (int i = 0; i < ps->n_flat; i++) {
-        param_flat *f = &ps->flat[i];
-        tensor *grad = graph_array(g, f->grad), *copy = f->copy ? graph_array(g, f->copy) : NULL;
-        op_adamw(g, graph_array(g, f->value), grad, graph_array(g, o->m[i]), graph_array(g, o->v[i]),
-                 graph_array(g, o->hyper[f->group]), factor, inf, copy);
-        op_store(g, grad, op_zeros(g, DT_F32, SHAPE(f->count)));
-    }
+    for (int k = 0; k < o->n_parts; k++)
+        for (int i = 0; i < o->part[k]->n_flat; i++) {
+            const param_flat *f = &o->part[k]->flat[i];
+            const struct optimizer_flat *of = &o->flat[k][i];
+            tensor *value = graph_array(g, f->value), *grad = graph_array(g, f->grad),
+                   *copy = f->copy ? graph_array(g, f->copy) : NULL;
+            op_adamw(g, value, grad, graph_array(g, of->m), graph_array(g, of->v),
+                     graph_array(g, o->hyper[k][f->group]), factor, inf, copy);
+            op_store(g, grad, op_zeros(g, DT_F32, SHAPE(f->count)));
+            if (o->averaging)
+                op_ema(g, graph_array(g, of->average), value, graph_array(g, o->decay));
+        }
     return graph_compile(g, &(plan_params){.label = "adamw"}, &o->update);
 }
 
-status optimizer_create(params *ps, optimizer *o) {
+static status copy_values(array *to, array *from) {
     status st = OK;
-    *o = (optimizer){.ps = ps};
-    if (!ps->n_flat) return fail(E_USAGE, "nothing to train: no parameter is trainable");
-    o->m = mem_zalloc(sizeof *o->m * (size_t)ps->n_flat);
-    o->v = mem_zalloc(sizeof *o->v * (size_t)ps->n_flat);
-    if (!o->m || !o->v) TRY(fail(E_HOST_MEMORY, "no host memory for the optimiser"));
+    float *v = mem_alloc(sizeof *v * (size_t)array_count(from));
+    if (!v)
+        TRY(fail(E_HOST_MEMORY, "no host memory for %lld weights", (long long)array_count(from)));
+    TRY(array_read(from, v));
+    TRY(array_write(to, v));
+out:
+    mem_free(v);
+    return st;
+}
+
+static status create_flats(optimizer *o, int k) {
+    status st = OK;
+    params *ps = o->part[k];
+    if (!ps->n_flat) TRY(fail(E_USAGE, "nothing to train: no parameter is trainable"));
+    if (!(o->flat[k] = mem_zalloc(sizeof *o->flat[k] * (size_t)ps->n_flat)))
+        TRY(fail(E_HOST_MEMORY, "no host memory for the optimiser"));
     for (int i = 0; i < ps->n_flat; i++) {
-        TRY(array_create(ps->dev, REGION_STATE, DT_F32, SHAPE(ps->flat[i].count), "adam m", &o->m[i]));
-        TRY(array_create(ps->dev, REGION_STATE, DT_F32, SHAPE(ps->flat[i].count), "adam v", &o->v[i]));
+        struct optimizer_flat *f = &o->flat[k][i];
+        shape s = SHAPE(ps->flat[i].count);
+        TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam m", &f->m));
+        TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam v", &f->v));
+        if (!o->averaging) continue;
+        TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "average", &f->average));
+        TRY(copy_values(f->average, ps->flat[i].value));
     }
-    for (int i = 0; i < GROUP_COUNT; i++) TRY(array_create(ps->dev, REGION_STAGING, DT_F32, SHAPE(6), "hyper", &o->hyper[i]));
-    TRY(array_create(ps->dev, REGION_STAGING, DT_F32, SHAPE(2), "clip limits", &o->limits));
-    TRY(array_create(ps->dev, REGION_STATE, DT_U32, SHAPE(1), "found_inf", &o->found_inf));
+    for (int i = 0; i < GROUP_COUNT; i++)
+        TRY(array_create(ps->dev, REGION_STAGING, DT_F32, SHAPE(6), "hyper", &o->hyper[k][i]));
+out:
+    return st;
+}
+
+status optimizer_create(params *const *part, int n_parts, bool average, optimizer *o) {
+    status st = OK;
+    *o = (optimizer){.averaging = average};
+    if (n_parts < 1 || n_parts > OPTIMIZER_MAX_PARTS)
+        return fail(E_USAGE, "%d networks to train: expected 1 to %d", n_parts,
+                    OPTIMIZER_MAX_PARTS);
+    device *dev = part[0]->dev;
+    for (int k = 0; k < n_parts; k++) {
+        o->part[o->n_parts++] = part[k];
+        TRY(create_flats(o, k));
+    }
+    TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(2), "clip limits", &o->limits));
+    TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(1), "average's decay", &o->decay));
+    TRY(array_create(dev, REGION_STATE, DT_U32, SHAPE(1), "found_inf", &o->found_inf));
     TRY(record_update(o));
 out:
     if (st != OK) optimizer_destroy(o);
@@ -64,34 +106,72 @@ out:
 
 void optimizer_destroy(optimizer *o) {
     plan_destroy(o->update);
-    for (int i = 0; o->ps && i < o->ps->n_flat; i++) {
-        if (o->m) array_destroy(o->m[i]);
-        if (o->v) array_destroy(o->v[i]);
+    for (int k = 0; k < o->n_parts; k++) {
+        for (int i = 0; o->flat[k] && i < o->part[k]->n_flat; i++) {
+            array_destroy(o->flat[k][i].m);
+            array_destroy(o->flat[k][i].v);
+            array_destroy(o->flat[k][i].average);
+        }
+        mem_free(o->flat[k]);
+        for (int i = 0; i < GROUP_COUNT; i++) array_destroy(o->hyper[k][i]);
     }
-    for (int i = 0; i < GROUP_COUNT; i++) array_destroy(o->hyper[i]);
     array_destroy(o->limits);
+    array_destroy(o->decay);
     array_destroy(o->found_inf);
-    mem_free(o->m);
-    mem_free(o->v);
     *o = (optimizer){0};
 }
 
 status optimizer_step(optimizer *o, const optimizer_params *p, float *norm, bool *skipped) {
     status st = OK;
-    float factor[2] = {0}, limits[2] = {p->max_norm, p->loss_scale};
+    assert(!o->swapped);
+    float factor[2] = {0}, limits[2] = {p->max_norm, p->loss_scale},
+          decay = (float)(1 + o->step) / (float)(10 + o->step);
     uint32_t inf = 0;
+    decay = MIN(decay, p->average_decay);
     TRY(array_write(o->limits, limits));
+    TRY(array_write(o->decay, &decay));
     TRY(array_write(o->found_inf, &inf));
-    for (int i = 0; i < GROUP_COUNT; i++) {
-        float h[6] = {p->lr, p->beta1, p->beta2, p->eps, i == GROUP_DECAY ? p->weight_decay : 0.0f, (float)(o->step + 1)};
-        TRY(array_write(o->hyper[i], h));
-    }
+    for (int k = 0; k < o->n_parts; k++)
+        for (int i = 0; i < GROUP_COUNT; i++) {
+            float lr = p->lr * (p->lr_factor[k] > 0 ? p->lr_factor[k] : 1.0f),
+                  wd = i == GROUP_DECAY ? p->weight_decay : 0.0f;
+            TRY(array_write(o->hyper[k][i],
+                            (float[6]){lr, p->beta1, p->beta2, p->eps, wd, (float)(o->step + 1)}));
+        }
     TRY(plan_run(o->update, NULL, NULL));
     TRY(array_read(o->found_inf, &inf));
     TRY(plan_read(o->update, "factor", factor));
     if (!inf) o->step++;
     if (norm) *norm = factor[1];
     if (skipped) *skipped = inf != 0;
+out:
+    return st;
+}
+
+static status swap_flat(param_flat *f, array *average) {
+    status st = OK;
+    size_t bytes = sizeof(float) * (size_t)f->count;
+    float *value = mem_alloc(bytes), *mean = mem_alloc(bytes);
+    if (!value || !mean)
+        TRY(fail(E_HOST_MEMORY, "no host memory for %lld weights", (long long)f->count));
+    TRY(array_read(f->value, value));
+    TRY(array_read(average, mean));
+    TRY(array_write(f->value, mean));
+    if (f->copy) TRY(array_write_f32(f->copy, mean));
+    TRY(array_write(average, value));
+out:
+    mem_free(value);
+    mem_free(mean);
+    return st;
+}
+
+status optimizer_swap_average(optimizer *o) {
+    status st = OK;
+    if (!o->averaging) return fail(E_USAGE, "this run keeps no moving average of its weights");
+    for (int k = 0; k < o->n_parts; k++)
+        for (int i = 0; i < o->part[k]->n_flat; i++)
+            TRY(swap_flat(&o->part[k]->flat[i], o->flat[k][i].average));
+    o->swapped = !o->swapped;
 out:
     return st;
 }

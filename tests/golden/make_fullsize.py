@@ -8,6 +8,7 @@ Writes about 2 GB in f16; nothing of it is kept in the repository. golden.safete
 they are stored, and the relative error that PyTorch itself shows in bf16 (tensor "NAME.bf16_error").   SPDX-License-Identifier: MIT
 """
 import argparse
+import copy
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
@@ -45,8 +46,7 @@ latent, image = torch.randn(1, 4, n, n), torch.rand(1, 3, 8 * n, 8 * n) * 2 - 1
 context = torch.randn(2, 77, unet.config.cross_attention_dim)
 
 
-def run(name, kind):
-    m = parts[name]
+def run(name, m, kind):
     f = lambda v: v.to(kind)
     with torch.no_grad():
         if name == "unet":
@@ -59,10 +59,8 @@ def run(name, kind):
 nhwc = lambda v: v.permute(0, 2, 3, 1).contiguous() if v.dim() == 4 else v.contiguous()
 out = {"x": nhwc(x), "t": t.float(), "context": context, "ids": ids.to(torch.int32), "latent": nhwc(latent), "image": nhwc(image)}
 for name, m in parts.items():
-    exact = run(name, torch.float32)
-    m.to(torch.bfloat16)
-    rough = run(name, torch.bfloat16)
-    m.float()
+    exact = run(name, m, torch.float32)
+    rough = run(name, copy.deepcopy(m).to(torch.bfloat16), torch.bfloat16)
     for k, v in exact.items():
         out[k] = nhwc(v.float())
         out[k + ".bf16_error"] = ((rough[k].float() - v).norm() / v.norm()).reshape(1)

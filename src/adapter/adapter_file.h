@@ -47,5 +47,9 @@ const char *adapter_file_describe(const adapter_file *f, char *out, size_t bytes
 adapter_set adapter_file_set(const adapter_file *f, int model, params *ps);
 /* errors E_UNSUPPORTED when the file also changes biases or norms, which a layer of its own cannot: merge it */
 status adapter_file_fill(const adapter_file *f, int model, params *ps);
+/* Is a parameter ("….to_q.weight") changed by the file, and the change itself on host values in checkpoint order: for
+ * those who fetch weights when they are needed. fold leaves parameters alone that are not touched. */
+bool   adapter_file_touches(const adapter_file *f, int model, const char *name);
+status adapter_file_fold(const adapter_file *f, int model, const char *name, double m, bool inverse, float *w);
 /* Folds into the model's weights with strength m, or takes out what was folded in. */
 status adapter_file_merge(const adapter_file *f, int model, params *ps, double m, bool inverse);

@@ -223,7 +223,6 @@ adapter_set adapter_file_set(const adapter_file *f, int model, params *ps) {
     return (adapter_set){.entry = f->part[model].entry, .n_entries = f->part[model].n, .ps = ps};
 }
 
-/* Calls back with the tensors of every entry. */
 static status site_of_entry(const adapter_file *f, int model, int i, adapter_site *s,
                             adapter_tensor t[], int *n) {
     const adapter_entry *e = &f->part[model].entry[i];
@@ -257,42 +256,58 @@ out:
     return st;
 }
 
-static status merge_entry(const adapter_file *f, int model, int i, params *ps, double m,
-                          bool inverse) {
-    status st = OK;
+static status fold_entry(const adapter_file *f, int model, int i, double m, bool inverse,
+                         float *w) {
     adapter_site s;
     adapter_tensor t[ADAPTER_MAX_TENSORS];
     int n = 0;
-    char name[160];
-    float *w = NULL;
-    TRY(site_of_entry(f, model, i, &s, t, &n));
-    int64_t count = shape_count(&s.w);
-    snprintf(name, sizeof name, "%s.weight", s.layer);
-    if (!(w = mem_alloc((size_t)count * sizeof *w)))
-        TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", s.layer));
-    TRY(params_get(ps, name, w, count));
-    TRY(s.info->merge(&s, (const float *const *)f->part[model].value[i], m, inverse, w));
-    TRY(params_set(ps, name, w, count));
+    status st = site_of_entry(f, model, i, &s, t, &n);
+    if (st != OK) return st;
+    return s.info->merge(&s, (const float *const *)f->part[model].value[i], m, inverse, w);
+}
+
+static bool is_weight_of(const char *name, const char *layer) {
+    size_t n = strlen(layer);
+    return strncmp(name, layer, n) == 0 && strcmp(name + n, ".weight") == 0;
+}
+
+bool adapter_file_touches(const adapter_file *f, int model, const char *name) {
+    const adapter_file_part *part = &f->part[model];
+    for (int i = 0; i < part->n; i++)
+        if (is_weight_of(name, part->entry[i].layer)) return true;
+    for (int i = 0; i < part->n_deltas; i++)
+        if (strcmp(part->delta[i].param, name) == 0) return true;
+    return false;
+}
+
+status adapter_file_fold(const adapter_file *f, int model, const char *name, double m, bool inverse,
+                         float *w) {
+    status st = OK;
+    const adapter_file_part *part = &f->part[model];
+    for (int i = 0; i < part->n; i++)
+        if (is_weight_of(name, part->entry[i].layer)) TRY(fold_entry(f, model, i, m, inverse, w));
+    for (int i = 0; i < part->n_deltas; i++)
+        for (int64_t k = 0; strcmp(part->delta[i].param, name) == 0 && k < part->delta[i].n; k++)
+            w[k] += (float)(inverse ? -m : m) * part->delta[i].value[k];
 out:
-    mem_free(w);
     return st;
 }
 
 status adapter_file_merge(const adapter_file *f, int model, params *ps, double m, bool inverse) {
     status st = OK;
-    const adapter_file_part *part = &f->part[model];
-    for (int i = 0; i < part->n; i++) TRY(merge_entry(f, model, i, ps, m, inverse));
-    for (int i = 0; i < part->n_deltas; i++) {
-        const adapter_delta *d = &part->delta[i];
-        float *v = mem_alloc((size_t)d->n * sizeof *v);
-        if (!v) TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", d->param));
-        st = params_get(ps, d->param, v, d->n);
-        for (int64_t k = 0; st == OK && k < d->n; k++)
-            v[k] += (float)(inverse ? -m : m) * d->value[k];
-        if (st == OK) st = params_set(ps, d->param, v, d->n);
-        mem_free(v);
-        if (st != OK) goto out;
+    float *w = NULL;
+    for (int i = 0; i < ps->n; i++) {
+        const param *p = &ps->p[i];
+        int64_t n = shape_count(&p->s);
+        if (!adapter_file_touches(f, model, p->name)) continue;
+        mem_free(w);
+        if (!(w = mem_alloc((size_t)n * sizeof *w)))
+            TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", p->name));
+        TRY(params_get(ps, p->name, w, n));
+        TRY(adapter_file_fold(f, model, p->name, m, inverse, w));
+        TRY(params_set(ps, p->name, w, n));
     }
 out:
+    mem_free(w);
     return st;
 }

@@ -122,6 +122,8 @@ static void test_inputs(void) {
     REQUIRE_EQ(run("-m %m/inpaint --steps 2 -p fox --init init.png --mask mask.png -o paint9.png"), 0);
     REQUIRE_EQ(run("-m %m/inpaint --steps 2 -p fox -o no.png"), 2);
     REQUIRE(says("inpainting model"));
+    REQUIRE_EQ(run(SMALL "-p 'a red fox' -n 'a cat' -s 5 --vae %m/sd2/vae -o vae.png"), 0);
+    REQUIRE(!same("fox.png", "vae.png"));
     REQUIRE_EQ(run("-m %m/sd2 --steps 2 -p fox --preview --size 64x64 -o preview.png"), 0);
     REQUIRE(os_file_exists(in_dir("preview.preview.png")));
 }

@@ -40,6 +40,7 @@ typedef struct imago_open_params {
     const char *precision;                         /* "auto" (default), "f32", "f16", "bf16" */
     const char *prediction;                        /* "epsilon" or "v_prediction"; NULL = as the files say */
     const char *vae;                               /* another autoencoder; NULL */
+    const char *const *adapters; int n_adapters;   /* LoRA, OFT, BOFT, ... files or PEFT folders: "path" or "path:0.8"; applied in order */
     const char *const *embeddings; int n_embeddings; /* textual inversion files: "path" or "name=path" */
     const char *cache_dir;                         /* compiled pipelines and tuning; NULL = none kept */
     int threads;                                   /* cpu; 0 = all cores */

@@ -135,6 +135,43 @@ static void embeddings(void) {
     arena_fini(&mem);
 }
 
+/* LoRA files fold into the weights as they are fetched: W + sum of strength * alpha / rank * up down. */
+static void adapters(void) {
+    enum { D = 16, R = 2 };
+    imago *im = open_model("sd1"), *with = NULL;
+    static const char layer[] = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
+    char path[] = "test_adapter.XXXXXX", file[64], twice[80], once[80], name[200], up_name[200], model[1024];
+    float up[D * R], down[R * D], base[D * D], folded[D * D];
+    REQUIRE(mkdtemp(path));
+    for (int i = 0; i < D * R; i++) up[i] = 0.1f * (float)(i % 7 - 3), down[i] = 0.2f * (float)(i % 5 - 2);
+    snprintf(name, sizeof name, "unet.%s.lora_A.weight", layer);
+    snprintf(up_name, sizeof up_name, "unet.%s.lora_B.weight", layer);
+    safetensor t[2] = {{.name = name, .dtype = DT_F32, .n_dims = 2, .dim = {R, D}, .data = down}, {.name = up_name, .dtype = DT_F32, .n_dims = 2, .dim = {D, R}, .data = up}};
+    snprintf(file, sizeof file, "%s/q.safetensors", path);
+    REQUIRE_OK(safetensors_write(file, t, 2, NULL, 0));
+    snprintf(once, sizeof once, "%s:0.5", file);
+    snprintf(twice, sizeof twice, "%s:-0.25", file);
+    snprintf(model, sizeof model, "%s/pipelines/sd1", g_dir);
+    snprintf(name, sizeof name, "%s.weight", layer);
+    REQUIRE_OK(params_get(&im->part[PART_UNET], name, base, D * D));
+    if (imago_open(&IMAGO_OPEN(.model = model, .device = g_device, .precision = g_precision, .adapters = (const char *[]){once, twice}, .n_adapters = 2), &with) != IMAGO_OK)
+        printf("%s\n", imago_error_message());
+    REQUIRE(with);
+    REQUIRE_OK(params_get(&with->part[PART_UNET], name, folded, D * D));
+    for (int o = 0; o < D; o++)
+        for (int i = 0; i < D; i++) {
+            double add = 0;
+            for (int r = 0; r < R; r++) add += (double)up[o * R + r] * (double)down[r * D + i];
+            REQUIRE(fabs((double)folded[o * D + i] - (double)base[o * D + i] - 0.25 * add) < 1e-6);
+        }
+    imago_close(with);
+    with = NULL;
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = model, .device = g_device, .adapters = (const char *[]){model}, .n_adapters = 1), &with) != IMAGO_OK && !with);
+    remove(file);
+    rmdir(path);
+    imago_close(im);
+}
+
 /* A picture decoded in tiles is nearly the one decoded whole. */
 static void tiles(void) {
     imago *im = open_model("sd1");
@@ -203,6 +240,7 @@ int main(int argc, char **argv) {
     samplers(f, tol);
     pictures(f, tol);
     if (exact) embeddings();
+    if (exact) adapters();
     if (exact && strcmp(g_device, "cpu") == 0) tiles();
     if (exact) refusals();
     if (exact) cancelling();

@@ -94,7 +94,7 @@ out:
 int cmd_generate(int argc, char **argv) {
     static const command self = {"generate", "Makes pictures from a prompt, or from a picture and a prompt.", NULL};
     generate_job j = {.p = IMAGO_GENERATE(.batch = 1), .output = NULL};
-    string_list embeddings = {0};
+    string_list embeddings = {0}, adapters = {0};
     const char *size = NULL, *seed = NULL, *prompt = NULL;
     int width = 0, height = 0;
     bool help = false, preview = false;
@@ -118,6 +118,7 @@ int cmd_generate(int argc, char **argv) {
         {"strength", OPT_FLOAT, &j.p.strength, "how much of it is made anew, 0 to 1 (0.75)", NULL},
         {"mask", OPT_STRING, &j.mask_path, "inpainting: white is painted, black kept", NULL},
         {"vae", OPT_STRING, &j.open.vae, "another autoencoder", NULL},
+        {"adapter", OPT_LIST, &adapters, "LoRA, OFT, BOFT, ... FILE or FILE:STRENGTH; may be repeated, applied in order", "lora"},
         {"embedding", OPT_LIST, &embeddings, "textual inversion, FILE or NAME=FILE; may be repeated", NULL},
         {"prediction", OPT_STRING, &j.open.prediction, "epsilon or v_prediction, where the files do not say", NULL},
         {"clip-skip", OPT_INT, &j.p.clip_skip, "1 = last layer of the text encoder (the model's own)", NULL},
@@ -136,6 +137,8 @@ int cmd_generate(int argc, char **argv) {
     status st = like_read(&j, argc, argv);
     if (st == OK) st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), NULL, &help);
     if (st == OK && help) goto done;
+    j.open.adapters = adapters.value;
+    j.open.n_adapters = adapters.n;
     j.open.embeddings = embeddings.value;
     j.open.n_embeddings = embeddings.n;
     j.open.cache_dir = cli_cache_dir(cache);

@@ -42,6 +42,8 @@ static status like_json(generate_job *j, const char *text) {
     p->strength = (float)number_of(o, "strength", 0);
     p->plain_prompt = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "plain_prompt"));
     if (seed) p->seed = strtoull(seed, NULL, 10);
+    if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "adapters")) > 0)
+        log_warn("%s was made with adapters (see imago info): give them with --adapter", j->like);
     p->prompt = prompt;
     json_free(o);
     return OK;

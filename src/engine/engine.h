@@ -2,6 +2,7 @@
  * latents that live between model calls. imago.h is the outside of it.
  * SPDX-License-Identifier: MIT */
 #pragma once
+#include "adapter/adapter_file.h"
 #include "family/checkpoint.h"
 #include "file/image.h"
 #include "imago.h"
@@ -17,13 +18,15 @@ typedef struct latents {
     array *k[UNET_MAX_ATTENTIONS], *v[UNET_MAX_ATTENTIONS];
 } latents;
 
-typedef struct embedding { char name[64]; uint32_t first; int n; } embedding;
+#define ENGINE_MAX_ADAPTERS 16
+typedef struct loaded_adapter { adapter_file *file; double strength; char name[128]; } loaded_adapter;
 
 struct imago {
     device *dev; dtype type;
     checkpoint *ck; tokenizer *tok;
     params part[PART_COUNT];
     array *extra; int n_extra;             /* textual inversion rows [n_extra, hidden] */
+    loaded_adapter adapter[ENGINE_MAX_ADAPTERS]; int n_adapters; arena folds;
     plan_cache *plans; latents lat;
     imago_progress_fn progress; bool (*cancelled)(void *); void *ctx;
     imago_report report; char described[1024];
@@ -37,6 +40,11 @@ status engine_run(imago *im, plan *p);
 status engine_forget_plans(imago *im);
 /* The plan of this key, or the one that record makes: record fills g (of the right device). */
 status engine_plan(imago *im, const char *key, status (*record)(imago *im, graph *g, const void *ctx), const void *ctx, plan **out);
+
+/* ---- adapters.c ---- */
+/* Opens adapter files and has the weights they touch folded whenever they are fetched. Before any plan is made. */
+status adapters_load(imago *im, const char *const *specs, int n);
+void   adapters_fini(imago *im);
 
 /* ---- text.c ---- */
 typedef struct text_params { const char *prompt, *negative; bool plain, want_negative; int clip_skip; } text_params;

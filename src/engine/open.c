@@ -87,6 +87,7 @@ static status open_all(imago *im, const imago_open_params *p) {
     TRY(checkpoint_open(p->model, &(checkpoint_options){.prediction = p->prediction, .vae = p->vae}, &im->ck));
     TRY(open_tokenizer(im));
     TRY(bind_parts(im));
+    TRY(adapters_load(im, p->adapters, p->n_adapters));
     for (int i = 0; i < p->n_embeddings; i++) TRY(text_load_embedding(im, p->embeddings[i]));
     if (!im->ck->prediction_known) TRY(denoise_find_prediction(im));
     snprintf(im->described, sizeof im->described, "%s, on %s in %s", checkpoint_describe(im->ck, text, sizeof text),
@@ -116,6 +117,7 @@ void imago_close(imago *im) {
     latents_fini(im);
     array_destroy(im->extra);
     for (int p = 0; p < PART_COUNT; p++) params_fini(&im->part[p]);
+    adapters_fini(im);
     tokenizer_close(im->tok);
     checkpoint_close(im->ck);
     device_close(im->dev);

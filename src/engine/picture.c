@@ -110,6 +110,8 @@ static status write_json(const imago *im, const imago_generate_params *p, const 
     if (p->plain_prompt) cJSON_AddBoolToObject(o, "plain_prompt", true);
     if (p->init) cJSON_AddNumberToObject(o, "strength", (double)p->strength);
     if (p->mask) cJSON_AddBoolToObject(o, "mask", true);
+    cJSON *list = im->n_adapters ? cJSON_AddArrayToObject(o, "adapters") : NULL;
+    for (int i = 0; list && i < im->n_adapters; i++) cJSON_AddItemToArray(list, cJSON_CreateString(im->adapter[i].name));
     cJSON_AddStringToObject(o, "device", device_id(im->dev));
     cJSON_AddStringToObject(o, "precision", dtype_name(im->type));
     text = o ? cJSON_PrintUnformatted(o) : NULL;

@@ -185,7 +185,7 @@ status checkpoint_declare(const checkpoint *c, part p, params *ps) {
     return OK;
 }
 
-static part_tensor *find_tensor(const checkpoint *c, part p, const char *name) {
+part_tensor *checkpoint_find(const checkpoint *c, part p, const char *name) {
     int64_t lo = 0, hi = c->n_tensors[p];
     while (lo < hi) {
         int64_t mid = lo + (hi - lo) / 2;
@@ -215,7 +215,7 @@ status checkpoint_check(const checkpoint *c, part p, const params *ps) {
     char seen[128], wanted[96];
     const char *path = c->n_tensors[p] ? c->tensor[p][0].w->path : c->path;
     for (int i = 0; i < ps->n; i++) {
-        const part_tensor *t = find_tensor(c, p, ps->p[i].name);
+        const part_tensor *t = checkpoint_find(c, p, ps->p[i].name);
         shape_text(&ps->p[i].s, wanted);
         if (!t)
             return fail(E_FORMAT, "%s: the %s has no tensor %s %s", path, part_name(p),
@@ -277,7 +277,7 @@ status checkpoint_load(const checkpoint *c, part p, params *ps) {
     status st = OK;
     TRY(checkpoint_check(c, p, ps));
     for (int i = 0; i < ps->n; i++) {
-        part_tensor *t = find_tensor(c, p, ps->p[i].name);
+        part_tensor *t = checkpoint_find(c, p, ps->p[i].name);
         array *a = ps->p[i].value;
         if (ps->p[i].trainable)
             TRY(load_trainable(t, &ps->p[i]));

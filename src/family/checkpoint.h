@@ -55,6 +55,7 @@ status checkpoint_declare(const checkpoint *c, part p, params *ps);
 /* E_FORMAT names the first parameter of ps (declared) that the part lacks or has in another shape, and the first tensor of
  * the part that ps does not have. Reads no values. */
 status checkpoint_check(const checkpoint *c, part p, const params *ps);
+part_tensor *checkpoint_find(const checkpoint *c, part p, const char *name); /* NULL = not there */
 /* The whole parameter in checkpoint order and the type asked for (f32, f16, bf16).
  *   errors  E_FORMAT for NaN, infinity and what f16 cannot hold */
 status part_tensor_fetch(const part_tensor *t, dtype type, void *dst);

@@ -230,7 +230,7 @@ static void test_round_trip(imago *im) {
         if (outer) diff += pow((double)y[i] - shrink * (double)start[i], 2), norm += pow((double)start[i], 2);
     }
     printf("round trip   %.4f of it, and %.2e\n", shrink, sqrt(diff / norm));
-    REQUIRE(shrink > 0.9 && shrink < 0.97 && sqrt(diff / norm) < 0.03);
+    REQUIRE(shrink > 0.9 && shrink < 0.97 && sqrt(diff / norm) < 0.07);
     sampler_plan_fini(&climb);
     sampler_plan_fini(&fall);
 }

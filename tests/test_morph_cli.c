@@ -127,6 +127,30 @@ static void test_chain(void) {
     image_free(&im);
 }
 
+static void write_text(const char *name, const char *text) { REQUIRE_OK(file_write_atomic(in_dir(name), text, strlen(text))); }
+
+static void test_manifest(void) {
+    char text[4096];
+    snprintf(text, sizeof text, "{\"exp_id\": \"one\", \"image_paths\": [\"%s/morph/a.png\", \"%s/morph/b.png\"], \"prompts\": [\"a fox\", \"a cat\"]}\n\n"
+             "{\"image_paths\": [\"here.png\", \"%s/morph/b.png\"]}\n", golden, golden, golden);
+    write_text("many.jsonl", text);
+    image im = load("pair/frame-0001.png");
+    REQUIRE_OK(image_save_png(in_dir("here.png"), &im, NULL, 0));
+    image_free(&im);
+    REQUIRE_EQ(run(SMALL "--frames 3 --manifest many.jsonl -o many"), 0);
+    REQUIRE(says("3 frames in many/one") && says("3 frames in many/3"));
+    REQUIRE_EQ(count(out, "Stable Diffusion 1.x"), 1); /* opened once */
+    static const struct { const char *line, *says; } wrong[] = {
+        {"{\"image_paths\": [\"a.png\"]}", "bad.jsonl:1: 1 pictures"}, {"[1, 2]", "bad.jsonl:1"}, {"{\"image_paths\": [\"a\", 7]}", "bad.jsonl:1"},
+        {"{\"image_paths\": [\"a\", \"b\"], \"prompts\": [\"x\"]}", "1 prompts"}, {"{\"exp_id\": \"../x\", \"image_paths\": [\"a\", \"b\"]}", "exp_id"},
+        {"{broken", "bad.jsonl:1"}, {"", "no morph"}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        write_text("bad.jsonl", wrong[i].line);
+        REQUIRE_EQ(run(SMALL "--manifest bad.jsonl -o bad"), 1);
+        REQUIRE(says(wrong[i].says) && one_line());
+    }
+}
+
 static void test_messages(void) {
     static const struct { const char *args, *says; int code; } wrong[] = {
         {"-m %m/pipelines/sd1 %m/morph/a.png", "PICTURE PICTURE", 2},
@@ -137,6 +161,7 @@ static void test_messages(void) {
         {SMALL PAIR "--background blue", "RRGGBB", 2},
         {SMALL PAIR "--fit squeeze", "crop or pad", 2},
         {SMALL PAIR "--fps 0", "--fps", 2},
+        {SMALL PAIR "--manifest x", "either pictures or a manifest", 2},
         {SMALL PAIR "--prompt fox", "2 pictures and 1 prompts", 2},
         {SMALL PAIR "--prompt fox --prompt cat --prompt-a fox", "either", 2},
         {"-m %m/pipelines/sd1 --size big " PAIR, "--size", 2}};
@@ -180,6 +205,7 @@ int main(int argc, char **argv) {
     int64_t live = mem_live();
     test_files();
     test_chain();
+    test_manifest();
     test_messages();
     test_interrupt();
     REQUIRE_EQ(mem_live(), live);

@@ -5,12 +5,10 @@
 #include <math.h>
 #include <stdio.h>
 
-#define MAX_PICTURES 64
-
 typedef struct morph_command {
     imago *im; imago_open_params open; imago_morph_params p;
-    const char *path[MAX_PICTURES], *prompt[MAX_PICTURES];
-    imago_picture picture[MAX_PICTURES];
+    const char *path[MORPH_MAX_PICTURES], *prompt[MORPH_MAX_PICTURES];
+    imago_picture picture[MORPH_MAX_PICTURES];
     uint8_t background[3];
     morph_output out; bool overwrite;
     image before; progress bar; arena mem;
@@ -19,6 +17,11 @@ typedef struct morph_command {
 
 static void show_progress(void *ctx, const imago_progress *p) {
     morph_command *c = ctx;
+    if (p->stage == IMAGO_LOADING && p->step == p->steps && c->im) {
+        imago_report r;
+        imago_get_report(c->im, &r);
+        fprintf(stderr, "memory: weights %.0f MB, compute %.0f MB\n", (double)r.weight_bytes / 1e6, (double)r.compute_bytes / 1e6);
+    }
     if (p->stage != IMAGO_SAMPLING || !p->steps) return;
     if (p->step == 0) progress_begin(&c->bar, "morphing", p->steps);
     progress_step(&c->bar, p->step, NULL);
@@ -112,8 +115,10 @@ static status prepare_output(morph_command *c) {
     }
     o->total = imago_morph_count(&c->p);
     o->gap = arena_new(&c->mem, double, MAX(o->total, 1));
-    o->title = arena_printf(&c->mem, "%s", c->path[0]);
-    for (int i = 1; o->title && i < c->p.n_pictures; i++) o->title = arena_printf(&c->mem, "%s \xe2\x86\x92 %s", o->title, c->path[i]);
+    for (int i = 0; i < c->p.n_pictures; i++) {
+        const char *slash = strrchr(c->path[i], '/'), *name = slash ? slash + 1 : c->path[i];
+        o->title = i && o->title ? arena_printf(&c->mem, "%s \xe2\x86\x92 %s", o->title, name) : arena_printf(&c->mem, "%s", name);
+    }
     if (!o->gap || !o->title) return fail(E_HOST_MEMORY, "no host memory for %d frames", o->total);
     TRY(os_mkdir_p(o->dir));
 out:
@@ -131,15 +136,28 @@ static void print_report(const morph_command *c) {
     printf("%d frames in %s: path %.3f, largest gap / mean %.2f (pixel distance); open %s/morph.html\n", c->out.total, c->out.dir, sum, mean > 0 ? most / mean : 1.0, c->out.dir);
 }
 
+static status open_model(morph_command *c) {
+    imago_open_params o = c->open;
+    if (c->im) return OK;
+    o.progress = show_progress, o.cancelled = cancelled, o.ctx = c;
+    status st = (status)imago_open(&o, &c->im);
+    if (st == OK) fprintf(stderr, "%s\n", imago_describe_model(c->im));
+    return st;
+}
+
+static void forget_pictures(morph_command *c) {
+    for (int i = 0; i < c->p.n_pictures; i++) imago_clear_picture(&c->picture[i]);
+    image_free(&c->before);
+    c->out.written = 0;
+}
+
+/* One morph: the pictures, prompts and folder that c has now. */
 static status run(morph_command *c) {
     status st = OK;
     TRY(load_pictures(c));
     TRY(prepare_output(c));
-    imago_open_params o = c->open;
-    o.progress = show_progress, o.cancelled = cancelled, o.ctx = c;
-    st = (status)imago_open(&o, &c->im);
+    st = open_model(c);
     if (st != OK) return st;
-    fprintf(stderr, "%s\n", imago_describe_model(c->im));
     mention_prompts(c);
     c->p.picture = c->picture, c->p.prompt = c->prompt, c->p.frame = write_frame, c->p.frame_ctx = c;
     memcpy(c->p.fill, c->background, sizeof c->p.fill);
@@ -155,12 +173,32 @@ out:
     return st;
 }
 
+static status run_manifest(morph_command *c, const char *path) {
+    status st = OK;
+    manifest_line *line = NULL;
+    int n = 0;
+    const char *dir = c->out.dir;
+    if (c->p.n_pictures) return fail(E_USAGE, "give either pictures or a manifest");
+    TRY(manifest_read(path, &c->mem, &line, &n));
+    for (int i = 0; i < n; i++) {
+        c->p.n_pictures = line[i].n;
+        memcpy(c->path, line[i].path, sizeof c->path);
+        memcpy(c->prompt, line[i].prompt, sizeof c->prompt);
+        c->out.dir = arena_printf(&c->mem, "%s/%s", dir, line[i].id);
+        if (!c->out.dir) TRY(fail(E_HOST_MEMORY, "no host memory for a file name"));
+        TRY(run(c));
+        forget_pictures(c);
+    }
+out:
+    return st;
+}
+
 int cmd_morph(int argc, char **argv) {
     static const command self = {"morph", "Turns a picture into another, and that into the next, frame by frame: PNGs, strip.png, morph.webp, morph.html.", NULL};
     morph_command c = {.p = IMAGO_MORPH(.n_pictures = 0), .background = {255, 255, 255}, .out = {.dir = "morph", .fps = 8}};
-    positionals pictures = {"PICTURE PICTURE [PICTURE …]", c.path, 2, MAX_PICTURES, 0};
+    positionals pictures = {"PICTURE PICTURE [PICTURE …]", c.path, 0, MORPH_MAX_PICTURES, 0};
     string_list prompts = {0};
-    const char *prompt_a = NULL, *prompt_b = NULL, *size = NULL, *fit = "crop", *background = NULL;
+    const char *manifest = NULL, *prompt_a = NULL, *prompt_b = NULL, *size = NULL, *fit = "crop", *background = NULL;
     int seed = 42;
     bool help = false;
     const option options[] = {
@@ -168,6 +206,7 @@ int cmd_morph(int argc, char **argv) {
         {"prompt-a", OPT_STRING, &prompt_a, "what the first picture shows", NULL},
         {"prompt-b", OPT_STRING, &prompt_b, "what the second one shows", NULL},
         {"prompt", OPT_LIST, &prompts, "the same, once for every picture in turn", "p"},
+        {"manifest", OPT_STRING, &manifest, "FILE of many morphs, a JSON object a line: exp_id, image_paths, prompts; each gets its folder", NULL},
         {"output", OPT_STRING, &c.out.dir, "folder to write to (morph)", "o"},
         {"frames", OPT_INT, &c.p.frames, "from one picture to the next, both counted (7)", NULL},
         {"loop", OPT_FLAG, &c.p.loop, "back to the first picture at the end", NULL},
@@ -197,15 +236,15 @@ int cmd_morph(int argc, char **argv) {
     if (st == OK && !c.p.pad && strcmp(fit, "crop") != 0) st = fail(E_USAGE, "--fit wants crop or pad, not '%s'", fit);
     if (st == OK && seed < 0) st = fail(E_USAGE, "--seed wants a number from 0 on, not %d", seed);
     if (st == OK && (c.out.fps < 1 || c.out.fps > 100)) st = fail(E_USAGE, "--fps wants 1 to 100, not %d", c.out.fps);
-    if (st == OK && c.p.frames && !imago_morph_count(&c.p)) st = fail(E_USAGE, "--frames wants 2 to 1000, not %d", c.p.frames);
+    if (st == OK && c.p.frames && (c.p.frames < 2 || c.p.frames > 1000)) st = fail(E_USAGE, "--frames wants 2 to 1000, not %d", c.p.frames);
+    if (st == OK && !manifest && pictures.n < 2) st = fail(E_USAGE, "usage: imago morph %s; see imago morph --help", pictures.usage);
     if (st == OK) st = read_colour(background, c.background);
     if (st == OK) st = read_size(size, &c.p);
-    if (st == OK) st = read_prompts(&c, &prompts, prompt_a, prompt_b);
-    if (st == OK) st = run(&c);
+    if (st == OK && !manifest) st = read_prompts(&c, &prompts, prompt_a, prompt_b);
+    if (st == OK) st = manifest ? run_manifest(&c, manifest) : run(&c);
     int code = st == OK ? 0 : cli_fail(st);
     imago_close(c.im);
-    for (int i = 0; i < c.p.n_pictures; i++) imago_clear_picture(&c.picture[i]);
-    image_free(&c.before);
+    forget_pictures(&c);
     arena_fini(&c.mem);
     return code;
 }

@@ -12,6 +12,12 @@ typedef struct morph_output {
     double *gap;                           /* [total]: of frame i and i - 1, rms over all values, 0..1 */
     const char *title;                     /* for people */
 } morph_output;
+/* A line of a manifest: {"exp_id": "fox-cat", "image_paths": ["fox.png", "cat.png"], "prompts": ["a fox", "a cat"]}; without exp_id
+ * its folder is the line's number, without prompts it has none. Paths are beside the manifest unless they begin with '/'. */
+#define MORPH_MAX_PICTURES 64
+typedef struct manifest_line { const char *id, *path[MORPH_MAX_PICTURES], *prompt[MORPH_MAX_PICTURES]; int n; } manifest_line;
+status manifest_read(const char *path, arena *a, manifest_line **lines, int *n);
+
 /* "DIR/frame-0001.png" for frame 0 */
 void   morph_frame_path(const morph_output *o, int frame, char path[1200]);
 void   morph_file_path(const morph_output *o, const char *name, char path[1200]);

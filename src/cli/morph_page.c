@@ -9,10 +9,10 @@ static const char head[] =
     "<style>\n"
     "body{font:16px/1.4 system-ui,sans-serif;margin:2rem auto;padding:0 1rem;max-width:48rem;background:#16181d;color:#e8e8ea}\n"
     "h1{font-size:1.1rem;font-weight:600}\n"
-    "#view{display:block;width:100%;max-width:40rem;max-height:70vh;object-fit:contain;margin:auto;background:#000;border-radius:6px}\n"
+    "#view{display:block;width:100%;max-width:40rem;max-height:60vh;object-fit:contain;margin:auto;background:#000;border-radius:6px}\n"
     ".bar{display:flex;gap:1rem;align-items:center;margin:1rem 0}\n"
     "#at{flex:1}button{font:inherit;min-width:5rem;padding:.3rem .8rem}\n"
-    "svg{width:100%;height:9rem;display:block}rect{fill:#6aa9ff;cursor:pointer}rect.on{fill:#ffc46a}line{stroke:#888;stroke-dasharray:3}\n"
+    "svg{width:100%;height:9rem;display:block}rect{fill:#6aa9ff;cursor:pointer}rect.on{fill:#ffc46a}line{stroke:#888;stroke-dasharray:4;vector-effect:non-scaling-stroke}\n"
     "p{color:#a9abb3;font-size:.9rem}\n"
     "</style>\n";
 

@@ -246,6 +246,24 @@ out:
     return st;
 }
 
+/* Every plan before the first step: memory is known, or refused, then. */
+static status compile(morph_job *j) {
+    status st = OK;
+    double begun = os_seconds();
+    engine_progress(j->im, IMAGO_LOADING, 0, 1, begun);
+    for (int i = 0; i < j->up.n_calls; i++) {
+        morph_shape s = up_shape(j, i);
+        if (!morph_idle(&j->up.call[i])) TRY(morph_compile(j->im, &s, 1));
+    }
+    for (int i = 0; i < j->down.n_calls; i++) {
+        morph_shape s = down_shape(j, i);
+        if (!morph_idle(&j->down.call[i])) TRY(morph_compile(j->im, &s, j->p.guidance));
+    }
+    engine_progress(j->im, IMAGO_LOADING, 1, 1, begun);
+out:
+    return st;
+}
+
 /* The frames between pictures a and b. */
 static status morph_pair(morph_job *j, int a, int b) {
     status st = OK;
@@ -254,6 +272,7 @@ static status morph_pair(morph_job *j, int a, int b) {
     TRY(read_text(j, a, b));
     TRY(encode_ends(j, a, b));
     interpolate(j);
+    if (!j->begun) TRY(compile(j));
     double begun = os_seconds();
     if (!j->begun) j->begun = begun;
     TRY(array_write(im->lat.x, j->x));

@@ -143,22 +143,37 @@ static status write_blend(plan *p, const step_shape *s) {
     return st;
 }
 
-status morph_step(imago *im, const morph_shape *wish, const sampler_call *call, float guidance) {
-    status st = OK;
-    static const char *const modes[MORPH_MODE_COUNT] = {"plain", "mean", "ends", "blend", "fused"};
-    const latents *l = &im->lat;
-    step_shape s = {*wish, guidance != 1 && im->ck->unet.time_cond_proj_dim == 0, l->batch, 0, 1};
-    int moving = morph_rows(s.frames, wish->part), n = s.guided ? 3 : 2;
-    plan *p = NULL;
-    float w[3], *rows = NULL;
-    char key[128];
+static step_shape settle(const imago *im, const morph_shape *wish, float guidance) {
+    step_shape s = {*wish, guidance != 1 && im->ck->unet.time_cond_proj_dim == 0, im->lat.batch, morph_rows(im->lat.batch, wish->part), 1};
     assert(wish->mode == MORPH_PLAIN || wish->part == MORPH_ALL);
     assert(wish->mode != MORPH_MEAN || !s.guided);
-    s.rows = s.guided ? 2 * moving : moving;
+    if (s.guided) s.rows *= 2;
     if (wish->mode == MORPH_ENDS || wish->mode == MORPH_BLEND || wish->mode == MORPH_FUSED) s.sets = 2;
-    snprintf(key, sizeof key, "morph %s %s%s %d of %dx%dx%d tokens %d", modes[wish->mode], wish->up ? "up " : "", s.guided ? "guided " : "",
-             (int)wish->part, l->batch, l->h, l->w, l->tokens);
-    TRY(engine_plan(im, key, record, &s, &p));
+    return s;
+}
+
+static status get_plan(imago *im, const step_shape *s, plan **out) {
+    static const char *const modes[MORPH_MODE_COUNT] = {"plain", "mean", "ends", "blend", "fused"};
+    const latents *l = &im->lat;
+    char key[128];
+    snprintf(key, sizeof key, "morph %s %s%spart %d of %dx%dx%d tokens %d", modes[s->s.mode], s->s.up ? "up " : "", s->guided ? "guided " : "",
+             (int)s->s.part, l->batch, l->h, l->w, l->tokens);
+    return engine_plan(im, key, record, s, out);
+}
+
+status morph_compile(imago *im, const morph_shape *wish, float guidance) {
+    step_shape s = settle(im, wish, guidance);
+    plan *p;
+    return get_plan(im, &s, &p);
+}
+
+status morph_step(imago *im, const morph_shape *wish, const sampler_call *call, float guidance) {
+    status st = OK;
+    step_shape s = settle(im, wish, guidance);
+    int moving = s.guided ? s.rows / 2 : s.rows, n = s.guided ? 3 : 2;
+    plan *p = NULL;
+    float w[3], *rows = NULL;
+    TRY(get_plan(im, &s, &p));
     TRY(denoise_write_time(im, p, s.rows, call->at.t, guidance));
     next_weights(im, call, guidance, s.guided, w);
     if (!(rows = mem_alloc(sizeof *rows * (size_t)(moving * n)))) TRY(fail(E_HOST_MEMORY, "no host memory for sampler weights"));

@@ -278,6 +278,34 @@ static void test_chain(imago *im) {
     REQUIRE(imago_morph(im, &p, NULL) == IMAGO_OK && s.frames == 3);
 }
 
+/* Memory that ends somewhere: a clean failure, and the model still works. */
+static void test_faults(imago *im) {
+    imago_picture *out = NULL, *want = NULL;
+    imago_morph_params p = wish();
+    int failures = 0;
+    p.frames = 3, p.steps = 3, p.strength = 1, p.inner = 1;
+    REQUIRE(imago_morph(im, &p, &want) == IMAGO_OK);
+    for (int64_t n = 1;; n += 1 + n / 6) {
+        REQUIRE_OK(engine_forget_plans(im));
+        fault_arm(n);
+        imago_status st = imago_morph(im, &p, &out);
+        bool hit = fault_count() >= n;
+        fault_arm(0);
+        if (!hit) {
+            REQUIRE(st == IMAGO_OK);
+            break;
+        }
+        failures += st != IMAGO_OK;
+        REQUIRE((st == IMAGO_OK) == (out != NULL)); /* a failure may be stepped around, as by decoding in tiles */
+        imago_free_pictures(out, 3);
+    }
+    printf("faults       %d\n", failures);
+    REQUIRE(failures > 20);
+    for (int i = 0; i < 3; i++) REQUIRE(memcmp(out[i].rgb, want[i].rgb, 48 * 64 * 3) == 0);
+    imago_free_pictures(out, 3);
+    imago_free_pictures(want, 3);
+}
+
 static void test_refusals(imago *im) {
     imago_picture *out = NULL, empty[2] = {g_picture[0]};
     imago_morph_params p[9];
@@ -331,6 +359,7 @@ int main(int argc, char **argv) {
         if (i && fast) test_work(im);
         if (i && fast) test_chain(im);
         if (i && fast) test_refusals(im);
+        if (i && fast) test_faults(im);
         imago_close(im);
     }
     for (int i = 0; i < 2; i++) imago_clear_picture(&g_picture[i]);

@@ -250,14 +250,15 @@ out:
 static status compile(morph_job *j) {
     status st = OK;
     double begun = os_seconds();
+    plan *p;
     engine_progress(j->im, IMAGO_LOADING, 0, 1, begun);
     for (int i = 0; i < j->up.n_calls; i++) {
         morph_shape s = up_shape(j, i);
-        if (!morph_idle(&j->up.call[i])) TRY(morph_compile(j->im, &s, 1));
+        if (!morph_idle(&j->up.call[i])) TRY(morph_compile(j->im, &s, 1, &p));
     }
     for (int i = 0; i < j->down.n_calls; i++) {
         morph_shape s = down_shape(j, i);
-        if (!morph_idle(&j->down.call[i])) TRY(morph_compile(j->im, &s, j->p.guidance));
+        if (!morph_idle(&j->down.call[i])) TRY(morph_compile(j->im, &s, j->p.guidance, &p));
     }
     engine_progress(j->im, IMAGO_LOADING, 1, 1, begun);
 out:

@@ -25,7 +25,7 @@ morph_mode morph_mode_down(int i, int n);
 typedef struct morph_shape { morph_mode mode; morph_part part; bool up; } morph_shape;
 status morph_step(imago *im, const morph_shape *s, const sampler_call *call, float guidance);
 /* Makes that call's plan beforehand: what does not fit is refused before hours are spent. */
-status morph_compile(imago *im, const morph_shape *s, float guidance);
+status morph_compile(imago *im, const morph_shape *s, float guidance, plan **out);
 /* Does the call change nothing? So it is at the clean end, whose level lies at t = 0 already. */
 bool   morph_idle(const sampler_call *call);
 int    morph_rows(int frames, morph_part who); /* frames that move */

@@ -161,10 +161,9 @@ static status get_plan(imago *im, const step_shape *s, plan **out) {
     return engine_plan(im, key, record, s, out);
 }
 
-status morph_compile(imago *im, const morph_shape *wish, float guidance) {
+status morph_compile(imago *im, const morph_shape *wish, float guidance, plan **out) {
     step_shape s = settle(im, wish, guidance);
-    plan *p;
-    return get_plan(im, &s, &p);
+    return get_plan(im, &s, out);
 }
 
 status morph_step(imago *im, const morph_shape *wish, const sampler_call *call, float guidance) {

@@ -83,7 +83,30 @@ typedef struct imago_generate_params {
 /* *out: `batch` pictures, imago_free_pictures. */
 imago_status imago_generate(imago *im, const imago_generate_params *p, imago_picture **out);
 
-/* Where the time of the last imago_generate went, and the memory. */
+/* ---- morph: one picture into another, and on ---- */
+typedef struct imago_morph_params {
+    const imago_picture *picture; int n_pictures;  /* 2 or more; each becomes the next */
+    const char *const *prompt;                     /* what each shows: n_pictures texts; NULL, or NULLs in it = no text */
+    int frames;                                    /* from one picture to the next, both counted; 0 = 7 */
+    bool loop;                                     /* the last picture becomes the first again */
+    int width, height;                             /* px, multiples of 8; 0 = what the model was trained at */
+    bool pad; uint8_t fill[3];                     /* pictures of another shape: pad with this colour, else cut to the middle */
+    const char *method;                            /* "freemorph" (default), "slerp" */
+    int steps; float strength;                     /* of the schedule, and the share of it that runs, 0..1; 0 = 50, 0.8 */
+    int inner;                                     /* fixed-point iterations per step of inversion; 0 = 5 */
+    float guidance;                                /* on the way down; 0 = 7.5; 1 = none */
+    uint64_t seed;                                 /* IMAGO_MORPH: 42 */
+    bool tile;                                     /* decode in tiles even where memory would do */
+    bool (*frame)(void *ctx, int index, int total, const imago_picture *p); void *frame_ctx; /* every frame as soon as it is there, in order; false stops */
+} imago_morph_params;
+#define IMAGO_MORPH(...) (imago_morph_params){.seed = 42, __VA_ARGS__}
+/* How many frames that makes in all; 0 where the parameters are wrong. */
+int imago_morph_count(const imago_morph_params *p);
+/* *out: imago_morph_count frames (imago_free_pictures); out NULL: only p->frame gets them. The given pictures are frames themselves,
+ * fitted to the size. Progress of IMAGO_SAMPLING counts network evaluations of one frame, over all pictures. */
+imago_status imago_morph(imago *im, const imago_morph_params *p, imago_picture **out);
+
+/* Where the time of the last imago_generate or imago_morph went, and the memory. */
 typedef struct imago_report {
     double load_s, text_s, encode_s, sample_s, decode_s, seconds_per_step; int steps, evaluations;
     uint64_t weight_bytes, compute_bytes;          /* on the device: weights and their packed copies; everything a run needs beside */

@@ -8,20 +8,24 @@
 
 static tensor *weights_input(graph *g, const char *name, int batch, int n) { return graph_input(g, name, DT_F32, SHAPE(batch, n)); }
 
-/* The network's prediction, f32 [batch, h, w, C]; both halves of guidance are one batch, unconditional first. */
-static tensor *record_network(imago *im, graph *g, const denoise_shape *s, tensor *x) {
+tensor *denoise_network(imago *im, graph *g, const attention_rule *rule, tensor *x) {
     const latents *l = &im->lat;
     const unet_config *c = &im->ck->unet;
-    int rows = s->guided ? 2 * l->batch : l->batch;
-    nn m = {g, &im->part[PART_UNET], NULL};
+    int64_t rows = x->s.d[0];
+    nn m = {g, &im->part[PART_UNET], NULL, rule};
     unet_text text = {0};
     for (int i = 0; i < l->n_kv; i++) text.k[i] = graph_array(g, l->k[i]), text.v[i] = graph_array(g, l->v[i]);
-    tensor *xt = op_cast(g, x, im->type);
-    if (im->ck->inpainting) xt = op_concat(g, 3, xt, op_cast(g, graph_array(g, l->fixed), im->type));
-    if (s->guided) xt = op_concat(g, 0, xt, xt);
     tensor *t = graph_input(g, "t", DT_F32, SHAPE(rows)), *w = NULL;
     if (c->time_cond_proj_dim) w = op_cast(g, graph_input(g, "distilled_guidance", DT_F32, SHAPE(rows, c->time_cond_proj_dim)), im->type);
-    return op_cast(g, unet_denoise(&m, c, xt, t, &text, w), DT_F32);
+    return op_cast(g, unet_denoise(&m, c, x, t, &text, w), DT_F32);
+}
+
+/* The network's prediction, f32 [batch, h, w, C]; both halves of guidance are one batch, unconditional first. */
+static tensor *record_network(imago *im, graph *g, const denoise_shape *s, tensor *x) {
+    tensor *xt = op_cast(g, x, im->type);
+    if (im->ck->inpainting) xt = op_concat(g, 3, xt, op_cast(g, graph_array(g, im->lat.fixed), im->type));
+    if (s->guided) xt = op_concat(g, 0, xt, xt);
+    return denoise_network(im, g, NULL, xt);
 }
 
 /* u + g (c - u), and the share `rescale` of it brought back to the spread of c (Lin et al. 2023, eq. 14-16). */
@@ -96,15 +100,21 @@ static status write_distilled(plan *p, int rows, int dim, float guidance) {
     return st;
 }
 
-static status write_time(plan *p, int rows, double t) { return write_rows(p, "t", rows, &t, 1); }
+status denoise_write_time(imago *im, plan *p, int rows, double t, float guidance) {
+    status st = OK;
+    int dim = im->ck->unet.time_cond_proj_dim;
+    TRY(write_rows(p, "t", rows, &t, 1));
+    if (dim) TRY(write_distilled(p, rows, dim, guidance));
+out:
+    return st;
+}
 
 status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inputs *in) {
     status st = OK;
     const sampler_mix *m = &in->call->mix;
     int batch = im->lat.batch, rows = s->guided ? 2 * batch : batch, n = 2 + s->n_kept;
     double w[SAMPLER_MAX_KEPT + 3], x0[2];
-    TRY(write_time(p, rows, in->call->at.t));
-    if (im->ck->unet.time_cond_proj_dim) TRY(write_distilled(p, rows, im->ck->unet.time_cond_proj_dim, in->guidance));
+    TRY(denoise_write_time(im, p, rows, in->call->at.t, in->guidance));
     if (s->guided) TRY(write_rows(p, "guidance", batch, (double[]){1.0 - (double)in->guidance, (double)in->guidance}, 2));
     if (s->rescaled) TRY(write_rows(p, "rescale", batch, (double[]){(double)in->rescale, 1.0 - (double)in->rescale}, 2));
     prediction_to_x0(im->ck->schedule.prediction_type, in->call->at, &x0[0], &x0[1]);
@@ -156,8 +166,7 @@ status denoise_find_prediction(imago *im) {
     TRY(latent_noise(im, &gen, SIDE, SIDE, x));
     TRY(array_write(im->lat.x, x));
     TRY(engine_plan(im, "probe", record_probe, NULL, &p));
-    TRY(write_time(p, 1, c->num_train_timesteps - 1));
-    if (im->ck->unet.time_cond_proj_dim) TRY(write_distilled(p, 1, im->ck->unet.time_cond_proj_dim, 1));
+    TRY(denoise_write_time(im, p, 1, c->num_train_timesteps - 1, 1));
     TRY(engine_run(im, p));
     TRY(plan_read(p, "y", y));
     for (int i = 0; i < n; i++) {

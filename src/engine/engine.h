@@ -76,6 +76,10 @@ typedef struct denoise_inputs {
     float guidance, rescale; const float *noise; /* [batch, h, w, C] or NULL */
 } denoise_inputs;
 status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inputs *in);
+/* Records the network on x [rows, h, w, in] T -> f32 [rows, h, w, out], with the text's keys of im->lat and, where given, a
+ * rule of attention. Its inputs are written by denoise_write_time. */
+tensor *denoise_network(imago *im, graph *g, const attention_rule *rule, tensor *x);
+status denoise_write_time(imago *im, plan *p, int rows, double t, float guidance);
 /* eps or v? Asks the network at the last timestep: an eps network gives back about its input. */
 status denoise_find_prediction(imago *im);
 

@@ -30,6 +30,14 @@ status image_encode_png(const image *im, const png_text *text, int n_text, uint8
  * are left out.   errors  E_FORMAT when it is no PNG or damaged; E_IO; E_HOST_MEMORY */
 status png_read_text(const char *path, arena *a, png_text **text, int *n_text);
 
+/* An animated WebP that plays for ever, frame by frame: add RGB pictures of one size, each with the time it stands, then save
+ * (atomic) once.   errors  E_UNSUPPORTED: a side above 16383; E_SHAPE; E_IO; E_HOST_MEMORY   owner  caller: close (accepts NULL) */
+typedef struct webp_animation webp_animation;
+status webp_animation_open(int w, int h, webp_animation **out);
+status webp_animation_add(webp_animation *a, const image *im, int ms);
+status webp_animation_save(webp_animation *a, const char *path);
+void   webp_animation_close(webp_animation *a);
+
 /* Puts RGBA on a flat colour -> RGB (nothing to do when 3 channels already; grey becomes RGB). */
 status image_flatten(image *im, const uint8_t rgb[3]);
 /* Lanczos-3 with antialiasing, bit for bit PIL's LANCZOS; alpha is premultiplied while scaling.   errors as image_create */

@@ -3,15 +3,36 @@
  * SPDX-License-Identifier: MIT */
 #include "nn/nn.h"
 
+/* The rows of x that a rule makes keys of. */
+static tensor *key_rows(nn *m, const attention_rule *r, tensor *x) {
+    tensor *run[ATTENTION_RULE_RUNS];
+    if (!r->n_keys) return x;
+    for (int i = 0; i < r->n_keys; i++) run[i] = op_slice(m->g, x, 0, r->keys[i].begin, r->keys[i].end);
+    return r->n_keys == 1 ? run[0] : op_concat_(m->g, run, r->n_keys, 0, HERE);
+}
+
+/* One output for the whole batch needs one projection. */
+static tensor *project_mean(nn *m, const char *name, tensor *y, tensor *residual) {
+    dtype t = y->dtype;
+    y = nn_linear(m, name, op_cast(m->g, op_mean(m->g, y, 1u << 0), t), y->s.d[2], true);
+    return residual ? op_add(m->g, residual, y) : y;
+}
+
 tensor *nn_attention_(nn *m, const char *name, tensor *x, const nn_attention_params *p) {
     static const char *const diffusers[] = {"to_q", "to_k", "to_v", "to_out.0"};
     const char *const *layer = p->layers ? p->layers : diffusers;
     int64_t c = x->s.d[2];
+    const attention_rule *rule = m->rule;
+    bool self = !p->context && !p->k;
     tensor *from = p->context ? p->context : x, *k = p->k, *v = p->v;
+    if (rule && self) from = key_rows(m, rule, x);
     tensor *q = nn_linear(m, nn_path(m, "%s.%s", name, layer[0]), x, c, p->bias);
     if (!k) k = nn_linear(m, nn_path(m, "%s.%s", name, layer[1]), from, c, p->bias);
     if (!v) v = nn_linear(m, nn_path(m, "%s.%s", name, layer[2]), from, c, p->bias);
-    tensor *y = op_attention(m->g, .heads = p->heads, .causal = p->causal, .q = q, .n_banks = 1, .k = {k}, .v = {v}, .n_sets = 1);
+    tensor *y = op_attention(m->g, .heads = p->heads, .causal = p->causal, .q = q, .n_banks = 1, .k = {k}, .v = {v},
+                             .n_sets = rule ? rule->n_sets : 1, .sets = rule ? (self ? rule->sets : rule->text_sets) : NULL,
+                             .weights = rule ? rule->weights : NULL);
+    if (rule && rule->mean) return project_mean(m, nn_path(m, "%s.%s", name, layer[3]), y, p->residual);
     return nn_linear_add(m, nn_path(m, "%s.%s", name, layer[3]), y, c, true, p->residual);
 }
 

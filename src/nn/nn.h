@@ -6,9 +6,21 @@
 #include "adapter/adapter.h"
 #include "op/op.h"
 
+/* Which keys every entry of the batch looks at, alike in all attention layers of a network: frames of a morph, pictures
+ * that borrow from others. Self-attention's bank is the batch itself; where n_keys > 0, only these rows of it, one run
+ * after the other, are made into keys and values. Cross-attention's bank is the text as it was given. */
+#define ATTENTION_RULE_RUNS 3
+typedef struct attention_rule {
+    int n_sets; const attention_set *sets, *text_sets; /* [N][n_sets] each, all of bank 0 */
+    tensor *weights;                       /* [N, n_sets] f32; NULL = 1 */
+    int n_keys; struct { int begin, end; } keys[ATTENTION_RULE_RUNS];
+    bool mean;                             /* every entry gets the mean of all attention outputs, before the last layer */
+} attention_rule;
+
 typedef struct nn {
     graph *g; params *ps;
     const adapter_set *adapter;            /* the first of those on this model; NULL = none */
+    const attention_rule *rule;            /* NULL: every entry looks at itself */
 } nn;
 
 /* A name in the graph's arena, printf style; never NULL. */

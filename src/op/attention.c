@@ -1,6 +1,7 @@
 /* attention: y_n = sum_s w[n,s] softmax(scale Q_n [K…]ᵀ + offset + bias + regions) [V…], scores never stored.
  *   q [Nq, Tq, heads·K] T; banks of k, v [Nb, Tb, heads·K] T, which earlier plans may have filled
- *   sets     per query entry S lists of (bank, entry): the keys of a list stand in a row, under one softmax
+ *   sets     per query entry S lists of (bank, entry): the keys of a list stand in a row, under one softmax; an empty
+ *            list adds nothing and costs nothing: entries may have fewer than S
  *   weights  [Nq, S] f32, absent = 1          offset  [Nq, S, P] f32 added per part: -inf hides it, ln(a) boosts it
  *   bias     f32, broadcasts to [Nq, heads, Tq, Tk]      causal  hides key j from query i < j, j counted over the list
  *   regions  ids u32 [Nq, Tq] and [Nq, Tk], table f32 [R, R]: adds table[id_q, id_k]; ids >= R read row R-1
@@ -94,8 +95,8 @@ static status check_sets(const node *n, bool same_keys) {
     for (int b = 0; b < (int)at->banks; b++) a.tb[b] = n->in[AT_K + b]->s.d[1];
     for (int64_t i = 0; i < count; i++) {
         const attention_set *s = &at->set[i];
-        if (s->n < 1 || s->n > ATTENTION_MAX_PARTS)
-            return fail(E_SHAPE, "attention: set %lld of query entry %lld has %d parts, 1 to %d are possible",
+        if (s->n > ATTENTION_MAX_PARTS)
+            return fail(E_SHAPE, "attention: set %lld of query entry %lld has %d parts, at most %d are possible",
                         (long long)(i % at->sets), (long long)(i / at->sets), s->n, ATTENTION_MAX_PARTS);
         for (int p = 0; p < s->n; p++) {
             int bank = s->part[p].bank;
@@ -213,11 +214,11 @@ static void backward(graph *g, const node *n, tensor *const dy[], tensor *dx[]) 
 /* ---- cases ----
  * in: q, k0, v0, k1, v1, weights, offset, bias, regions_q, regions_k, table
  * a: heads, causal, pattern, scale, 1 = the loss goes through lse too */
-enum pattern { PLAIN, ENDS, FUSED, SHARED, TWICE, RAGGED, HIDDEN };
+enum pattern { PLAIN, ENDS, FUSED, SHARED, TWICE, RAGGED, HIDDEN, SOME };
 
 /* The key sets of morphing: ENDS = every frame reads the first and the last (modes E and B), FUSED = its own keys
  * beside each of them, the ends kept in bank 1 (mode F). SHARED: all read entry 0. TWICE: one entry named twice in a
- * set. RAGGED: sets of different lengths over both banks. */
+ * set. RAGGED: sets of different lengths over both banks. SOME: odd entries have one set, even ones two, entry 4 none. */
 static attention_set case_set(int pattern, int64_t n, int s, int64_t last, int64_t last1) {
     uint16_t own = (uint16_t)n, end = (uint16_t)(s ? last : 0), end1 = (uint16_t)(s ? last1 : 0);
     switch (pattern) {
@@ -226,13 +227,14 @@ static attention_set case_set(int pattern, int64_t n, int s, int64_t last, int64
     case TWICE: return (attention_set){3, {{0, own}, {0, (uint16_t)last}, {0, own}}};
     case RAGGED: return n % 2 ? (attention_set){2, {{1, end1}, {0, own}}} : (attention_set){1, {{(uint8_t)(s % 2), 0}}};
     case SHARED: return (attention_set){1, {{0, 0}}};
+    case SOME: return n == 4 || (s && n % 2) ? (attention_set){0} : (attention_set){1, {{0, s ? end : own}}};
     default: return (attention_set){1, {{0, own}}};
     }
 }
 
 static tensor *build(graph *g, tensor **in, const op_case *c) {
     attention_set set[128];
-    int pattern = (int)c->a[2], sets = pattern == ENDS || pattern == FUSED || pattern == RAGGED ? 2 : 1;
+    int pattern = (int)c->a[2], sets = pattern == ENDS || pattern == FUSED || pattern == RAGGED || pattern == SOME ? 2 : 1;
     int64_t nq = in[0]->s.d[0], last = in[1]->s.d[0] - 1, last1 = in[3] ? in[3]->s.d[0] - 1 : 0;
     for (int64_t i = 0; i < nq * sets; i++) set[i] = case_set(pattern, i / sets, (int)(i % sets), last, last1);
     attention_params p = {.heads = (int)c->a[0], .causal = c->a[1] != 0, .scale = (float)c->a[3], .q = in[0], .n_banks = in[3] ? 2 : 1,
@@ -259,6 +261,7 @@ static const op_case cases[] = {
     CASE("[4,5,12] [4,9,12] [4,9,12] [3,6,12] [3,6,12] f32[4,2]=0:1 f32[4,2,2]=-3:3! - - - -", .a = {3, 0, RAGGED}),
     CASE("[2,6,8] [2,5,8] [2,5,8] - - - f32[2,1,3]! - - - -", .a = {1, 1, TWICE}),
     CASE("[2,6,8] [2,5,8] [2,5,8]" NONE8, .a = {2, 0, HIDDEN}),
+    CASE("[5,6,8] [5,7,8] [5,7,8] - - f32[5,2] - - - - -", .a = {2, 0, SOME}),
     CASE("[2,6,12] [2,9,12] [2,9,12] - - f32[2,1] - f32[2,3,6,9]! - - -", .a = {3}),
     CASE("[2,6,12] [2,9,12] [2,9,12] - - - - f32[3,1,9]! - - -", .a = {3, 1}),
     CASE("[2,6,12] [2,9,12] [2,9,12] - - - - f32[2,1,6,1]! - - -", .a = {3}),

@@ -36,7 +36,7 @@ tensor *op_softmax_(graph *g, tensor *x, const char *here);             /* over 
 #define ATTENTION_MAX_SETS  8                     /* S: softmaxes per query entry */
 #define ATTENTION_MAX_BANKS 4
 #define ATTENTION_MAX_PARTS 16                    /* (bank, entry) pairs in one set */
-typedef struct attention_set { uint8_t n; struct { uint8_t bank; uint16_t entry; } part[ATTENTION_MAX_PARTS]; } attention_set;
+typedef struct attention_set { uint8_t n; /* 0: adds nothing */ struct { uint8_t bank; uint16_t entry; } part[ATTENTION_MAX_PARTS]; } attention_set;
 typedef struct attention_params {
     int heads; bool causal; float scale;          /* scale 0 = 1/sqrt(K) */
     tensor *q;                                    /* [Nq, Tq, heads*K] T */

@@ -1,0 +1,49 @@
+/* bench_morph.c: what a morph costs on a checkpoint of any size, without running it: work of every kind of step, of the whole, and memory.
+ * FreeMorph as released does 2.33 PMAC = 4.66 PFLOP of convolutions, matrix products and attention for 7 frames of SD 2.1 at 768 px.
+ * usage: bench_morph MODEL [device] [precision] [side_px] [frames]
+ * SPDX-License-Identifier: MIT */
+#include "engine/morph.h"
+#include "op/op.h"
+#include "test.h"
+
+typedef struct kind { const char *name; morph_shape shape; float guidance; int calls; } kind;
+
+int main(int argc, char **argv) {
+    imago *im = NULL;
+    float *text = NULL;
+    int entries, tokens, side = argc > 4 ? atoi(argv[4]) : 768, frames = argc > 5 ? atoi(argv[5]) : 7;
+    if (argc < 2) return printf("usage: bench_morph MODEL [device] [precision] [side_px] [frames]\n"), 2;
+    if (imago_open(&IMAGO_OPEN(.model = argv[1], .device = argc > 2 ? argv[2] : "auto", .precision = argc > 3 ? argv[3] : "auto"), &im) != IMAGO_OK)
+        return printf("%s\n", imago_error_message()), 1;
+    printf("%s\n", imago_describe_model(im));
+    int cells = side / latent_factor(im);
+    REQUIRE_OK(latents_prepare(im, frames, cells, cells));
+    REQUIRE_OK(text_features(im, &(text_params){.prompt = "", .plain = true}, &text, &entries, &tokens));
+    float *all = mem_alloc(sizeof *all * (size_t)(1 + frames) * (size_t)tokens * (size_t)im->ck->text.hidden_size);
+    REQUIRE(all);
+    for (int i = 0; i <= frames; i++) memcpy(all + (size_t)i * (size_t)tokens * (size_t)im->ck->text.hidden_size, text, sizeof *all * (size_t)tokens * (size_t)im->ck->text.hidden_size);
+    REQUIRE_OK(text_keys(im, all, 1 + frames, tokens, 1));
+    /* 50 steps, 40 run, 5 iterations each; the first of either way is idle */
+    kind kinds[] = {{"up plain", {MORPH_PLAIN, MORPH_ALL, true}, 1, 16 * 5}, {"up mean", {MORPH_MEAN, MORPH_ALL, true}, 1, 14 * 5},
+                    {"up ends", {MORPH_ENDS, MORPH_ALL, true}, 1, 9 * 5}, {"down blend", {MORPH_BLEND, MORPH_ALL, false}, 7.5f, 8},
+                    {"down fused", {MORPH_FUSED, MORPH_ALL, false}, 7.5f, 16}, {"down plain", {MORPH_PLAIN, MORPH_INNER, false}, 7.5f, 15}};
+    double total = 0;
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        plan *p = NULL;
+        double start = os_seconds();
+        REQUIRE_OK(morph_compile(im, &kinds[i].shape, kinds[i].guidance, &p));
+        const plan_report *r = plan_get_report(p);
+        total += r->work * kinds[i].calls;
+        printf("%-11s %4d calls of %8.2f TFLOP   activations %6.0f MB (%s)   compiled in %.1f s\n", kinds[i].name, kinds[i].calls, r->work / 1e12,
+               (double)r->activation_bytes / 1e6, r->peak, os_seconds() - start);
+        fflush(stdout);
+    }
+    imago_report r;
+    imago_get_report(im, &r);
+    printf("one morph: %.3f PFLOP; weights %.0f MB, compute %.0f MB, peak host memory %.0f MB\n", total / 1e15, (double)r.weight_bytes / 1e6,
+           (double)r.compute_bytes / 1e6, (double)os_peak_memory_bytes() / 1e6);
+    mem_free(text);
+    mem_free(all);
+    imago_close(im);
+    return 0;
+}

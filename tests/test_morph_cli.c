@@ -1,0 +1,216 @@
+/* test_morph_cli.c: `imago morph` as a user runs it: files, frames that are the pictures themselves, chains, the strip, the
+ * animation, the page, messages, Ctrl-C.   usage: test_morph_cli PATH_OF_IMAGO GOLDEN_DIR
+ * SPDX-License-Identifier: MIT */
+#include "file/image.h"
+#include "test.h"
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char out[1 << 17], dir[] = "test_morph_cli.XXXXXX";
+static const char *exe, *golden;
+
+/* Runs "exe morph --device cpu --precision f32 args" in dir; %m in args is the golden folder. */
+static int run(const char *args) {
+    char cmd[4096];
+    int n = snprintf(cmd, sizeof cmd, "cd %s && '%s' morph --device cpu --precision f32 ", dir, exe);
+    for (const char *a = args; *a; a++) {
+        bool folder = a[0] == '%' && a[1] == 'm';
+        n += folder ? snprintf(cmd + n, sizeof cmd - (size_t)n, "'%s'", golden) : snprintf(cmd + n, sizeof cmd - (size_t)n, "%c", *a);
+        a += folder;
+        REQUIRE(n < 4000);
+    }
+    snprintf(cmd + n, sizeof cmd - (size_t)n, " 2>&1");
+    FILE *p = popen(cmd, "r");
+    REQUIRE(p != NULL);
+    size_t got = fread(out, 1, sizeof out - 1, p);
+    out[got] = 0;
+    int st = pclose(p);
+    REQUIRE(WIFEXITED(st)); /* no crash, no signal */
+    return WEXITSTATUS(st);
+}
+
+static bool says(const char *text) {
+    if (strstr(out, text)) return true;
+    printf("missing '%s' in: %s\n", text, out);
+    return false;
+}
+
+static bool one_line(void) { return strchr(out, '\n') == out + strlen(out) - 1; }
+
+static const char *in_dir(const char *name) {
+    static char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return path;
+}
+
+static image load(const char *name) {
+    image im = {0};
+    REQUIRE_OK(image_load(in_dir(name), &im));
+    REQUIRE_OK(image_flatten(&im, (const uint8_t[]){255, 255, 255}));
+    return im;
+}
+
+static char *text_of(const char *name, size_t *bytes) {
+    uint8_t *data = NULL;
+    REQUIRE_OK(file_read(in_dir(name), 1 << 24, &data, bytes));
+    return (char *)data;
+}
+
+static int count(const char *text, const char *word) {
+    int n = 0;
+    for (const char *s = text; (s = strstr(s, word)); s += strlen(word)) n++;
+    return n;
+}
+
+/* Frames of an animated WebP, by walking its chunks; -1: not one. */
+static int animation_frames(const char *name, int *loops) {
+    size_t bytes = 0;
+    uint8_t *d = (uint8_t *)text_of(name, &bytes);
+    int n = 0;
+    if (bytes < 12 || memcmp(d, "RIFF", 4) || memcmp(d + 8, "WEBPVP8X", 8)) n = -1;
+    for (size_t at = 12; n >= 0 && at + 8 <= bytes;) {
+        size_t size = d[at + 4] | (size_t)d[at + 5] << 8 | (size_t)d[at + 6] << 16 | (size_t)d[at + 7] << 24;
+        if (memcmp(d + at, "ANMF", 4) == 0) n++;
+        if (memcmp(d + at, "ANIM", 4) == 0) *loops = d[at + 12] | d[at + 13] << 8;
+        at += 8 + size + (size & 1);
+    }
+    mem_free(d);
+    return n;
+}
+
+#define SMALL "-m %m/pipelines/sd1 --steps 4 --strength 1 --inner 1 --size 48x64 "
+#define PAIR "%m/morph/a.png %m/morph/b.png "
+
+static void test_files(void) {
+    int loops = -1;
+    size_t bytes = 0;
+    REQUIRE_EQ(run(SMALL PAIR "--prompt-a 'a red fox' --prompt-b 'a cat' -o pair"), 0);
+    REQUIRE(says("7 frames in pair") && says("open pair/morph.html") && says("Stable Diffusion 1.x") && !strstr(out, "no prompts"));
+    image a = {0}, first = load("pair/frame-0001.png"), strip = load("pair/strip.png");
+    char path[1024];
+    snprintf(path, sizeof path, "%s/morph/a.png", golden);
+    REQUIRE_OK(image_load(path, &a));
+    REQUIRE(first.w == 48 && first.h == 64 && memcmp(first.px, a.px, 48 * 64 * 3) == 0);
+    REQUIRE(strip.w == 2 + 7 * 50 && strip.h == 68);
+    for (int f = 0; f < 7; f++) {
+        char name[64];
+        snprintf(name, sizeof name, "pair/frame-%04d.png", f + 1);
+        image im = load(name);
+        for (int y = 0; y < 64; y++) REQUIRE(memcmp(strip.px + ((y + 2) * strip.w + 2 + f * 50) * 3, im.px + y * 48 * 3, 48 * 3) == 0);
+        image_free(&im);
+    }
+    REQUIRE_EQ(animation_frames("pair/morph.webp", &loops), 12); /* there and back */
+    REQUIRE_EQ(loops, 0);
+    char *page = text_of("pair/morph.html", &bytes);
+    REQUIRE_EQ(count(page, "data:image/png;base64,iVBORw0KGgo"), 7);
+    REQUIRE(!strstr(page, "src=\"http") && !strstr(page, "href=") && !strstr(page, "fetch(")); /* loads nothing */
+    mem_free(page);
+    image_free(&a);
+    image_free(&first);
+    image_free(&strip);
+    REQUIRE_EQ(run(SMALL PAIR "-o pair"), 2);
+    REQUIRE(says("frame-0001.png is there already") && one_line());
+}
+
+static void test_chain(void) {
+    int loops = -1;
+    REQUIRE_EQ(run(SMALL PAIR "%m/pipelines/init.png --loop --frames 3 --method slerp -o chain"), 0);
+    REQUIRE(says("6 frames in chain") && says("no prompts"));
+    REQUIRE_EQ(animation_frames("chain/morph.webp", &loops), 6);
+    REQUIRE_EQ(run(SMALL PAIR "--frames 2 --overwrite -o chain"), 0);
+    REQUIRE(says("2 frames in chain"));
+    REQUIRE_EQ(run(SMALL "%m/morph/a.png %m/morph/a.png --frames 3 -o same"), 0);
+    REQUIRE_EQ(run("-m %m/pipelines/sd2 --steps 2 --strength 1 --inner 1 --frames 3 --size 64 " PAIR "--fit pad --background ff0000 --prompt fox -p cat -o pad"), 0);
+    image im = load("pad/frame-0001.png");
+    REQUIRE(im.w == 64 && im.h == 64 && im.px[0] == 255 && im.px[1] == 0 && im.px[2] == 0); /* 48x64 in the middle of red */
+    image_free(&im);
+}
+
+static void write_text(const char *name, const char *text) { REQUIRE_OK(file_write_atomic(in_dir(name), text, strlen(text))); }
+
+static void test_manifest(void) {
+    char text[4096];
+    snprintf(text, sizeof text, "{\"exp_id\": \"one\", \"image_paths\": [\"%s/morph/a.png\", \"%s/morph/b.png\"], \"prompts\": [\"a fox\", \"a cat\"]}\n\n"
+             "{\"image_paths\": [\"here.png\", \"%s/morph/b.png\"]}\n", golden, golden, golden);
+    write_text("many.jsonl", text);
+    image im = load("pair/frame-0001.png");
+    REQUIRE_OK(image_save_png(in_dir("here.png"), &im, NULL, 0));
+    image_free(&im);
+    REQUIRE_EQ(run(SMALL "--frames 3 --manifest many.jsonl -o many"), 0);
+    REQUIRE(says("3 frames in many/one") && says("3 frames in many/3"));
+    REQUIRE_EQ(count(out, "Stable Diffusion 1.x"), 1); /* opened once */
+    static const struct { const char *line, *says; } wrong[] = {
+        {"{\"image_paths\": [\"a.png\"]}", "bad.jsonl:1: 1 pictures"}, {"[1, 2]", "bad.jsonl:1"}, {"{\"image_paths\": [\"a\", 7]}", "bad.jsonl:1"},
+        {"{\"image_paths\": [\"a\", \"b\"], \"prompts\": [\"x\"]}", "1 prompts"}, {"{\"exp_id\": \"../x\", \"image_paths\": [\"a\", \"b\"]}", "exp_id"},
+        {"{broken", "bad.jsonl:1"}, {"", "no morph"}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        write_text("bad.jsonl", wrong[i].line);
+        REQUIRE_EQ(run(SMALL "--manifest bad.jsonl -o bad"), 1);
+        REQUIRE(says(wrong[i].says) && one_line());
+    }
+}
+
+static void test_messages(void) {
+    static const struct { const char *args, *says; int code; } wrong[] = {
+        {"-m %m/pipelines/sd1 %m/morph/a.png", "PICTURE PICTURE", 2},
+        {PAIR, "no model", 2},
+        {SMALL "%m/morph/a.png nowhere.png", "nowhere.png", 1},
+        {SMALL "%m/morph/a.png %m/morph.safetensors", "morph.safetensors", 1},
+        {SMALL PAIR "--frames 1", "--frames wants 2 to 1000", 2},
+        {SMALL PAIR "--background blue", "RRGGBB", 2},
+        {SMALL PAIR "--fit squeeze", "crop or pad", 2},
+        {SMALL PAIR "--fps 0", "--fps", 2},
+        {SMALL PAIR "--manifest x", "either pictures or a manifest", 2},
+        {SMALL PAIR "--prompt fox", "2 pictures and 1 prompts", 2},
+        {SMALL PAIR "--prompt fox --prompt cat --prompt-a fox", "either", 2},
+        {"-m %m/pipelines/sd1 --size big " PAIR, "--size", 2}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        REQUIRE_EQ(run(wrong[i].args), wrong[i].code);
+        REQUIRE(says(wrong[i].says) && one_line());
+    }
+}
+
+/* Ctrl-C: what is finished stays. */
+static void test_interrupt(void) {
+    char model[1024], a[1024], b[1024];
+    snprintf(model, sizeof model, "%s/pipelines/sd1", golden);
+    snprintf(a, sizeof a, "%s/morph/a.png", golden);
+    snprintf(b, sizeof b, "%s/morph/b.png", golden);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        if (chdir(dir) || !freopen("stopped.txt", "w", stderr)) _exit(9);
+        execl(exe, exe, "morph", "-m", model, "--device", "cpu", "--size", "128", "--frames", "300", "--steps", "500", "-o", "stopped", a, b, (char *)NULL);
+        _exit(9);
+    }
+    for (int i = 0; i < 600 && !os_file_exists(in_dir("stopped/frame-0001.png")); i++) usleep(50000);
+    REQUIRE(kill(child, SIGINT) == 0);
+    int st = 0;
+    REQUIRE(waitpid(child, &st, 0) == child);
+    REQUIRE(WIFEXITED(st));
+    REQUIRE_EQ(WEXITSTATUS(st), 130);
+    size_t bytes = 0;
+    char *text = text_of("stopped.txt", &bytes);
+    REQUIRE(strstr(text, "stopped: 1 of 300 frames are in stopped"));
+    mem_free(text);
+    REQUIRE(os_file_exists(in_dir("stopped/frame-0001.png")) && !os_file_exists(in_dir("stopped/strip.png")));
+}
+
+int main(int argc, char **argv) {
+    char full[1024], place[1024], cmd[1024];
+    if (argc != 3) return printf("usage: test_morph_cli PATH_OF_IMAGO GOLDEN_DIR\n"), 2;
+    REQUIRE(realpath(argv[1], full) && realpath(argv[2], place) && mkdtemp(dir));
+    exe = full, golden = place;
+    int64_t live = mem_live();
+    test_files();
+    test_chain();
+    test_manifest();
+    test_messages();
+    test_interrupt();
+    REQUIRE_EQ(mem_live(), live);
+    snprintf(cmd, sizeof cmd, "rm -r %s", dir);
+    REQUIRE_EQ(system(cmd), 0);
+    printf("passed\n");
+    return 0;
+}

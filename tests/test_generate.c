@@ -176,12 +176,12 @@ static void adapters(void) {
 static void tiles(void) {
     imago *im = open_model("sd1");
     imago_picture *a = NULL, *b = NULL;
-    imago_generate_params p = IMAGO_GENERATE(.prompt = "fox", .width = 640, .height = 768, .steps = 1);
+    imago_generate_params p = IMAGO_GENERATE(.prompt = "fox", .width = 528, .height = 520, .steps = 1);
     REQUIRE(imago_generate(im, &p, &a) == IMAGO_OK);
     p.tile = true;
     REQUIRE(imago_generate(im, &p, &b) == IMAGO_OK);
-    double square = 0, n = 640 * 768 * 3;
-    for (int i = 0; i < 640 * 768 * 3; i++) square += ((double)a->rgb[i] - b->rgb[i]) * ((double)a->rgb[i] - b->rgb[i]);
+    double square = 0, n = 528 * 520 * 3;
+    for (int i = 0; i < 528 * 520 * 3; i++) square += ((double)a->rgb[i] - b->rgb[i]) * ((double)a->rgb[i] - b->rgb[i]);
     printf("tiles                    %.1f dB\n", 10 * log10(255 * 255 * n / (square + 1e-9)));
     REQUIRE(square > 0 && 10 * log10(255 * 255 * n / square) > 25);
     imago_free_pictures(a, 1);
@@ -205,7 +205,7 @@ static void refusals(void) {
         REQUIRE(strstr(imago_error_message(), wrong[i].says));
     }
     imago_close(im);
-    REQUIRE(imago_open(&IMAGO_OPEN(.model = "/nowhere/model"), &other) == IMAGO_E_IO && !other);
+    REQUIRE(imago_open(&IMAGO_OPEN(.model = "/nowhere/model", .device = g_device), &other) == IMAGO_E_IO && !other);
     REQUIRE(imago_open(&IMAGO_OPEN(.model = NULL), &other) == IMAGO_E_USAGE && !other);
 }
 

@@ -135,6 +135,48 @@ static void embeddings(void) {
     arena_fini(&mem);
 }
 
+static void set_zero(imago *im, const char *name) {
+    const param *p = params_find(&im->part[PART_UNET], name);
+    REQUIRE(p);
+    float *v = mem_zalloc(sizeof *v * (size_t)shape_count(&p->s));
+    REQUIRE(v);
+    REQUIRE_OK(params_set(&im->part[PART_UNET], name, v, shape_count(&p->s)));
+    mem_free(v);
+}
+
+/* weight[o, first + o] = 1 at the centre, else 0. */
+static void set_identity(imago *im, const char *name, int64_t first) {
+    const param *p = params_find(&im->part[PART_UNET], name);
+    REQUIRE(p && p->s.n == 4);
+    int64_t taps = p->s.d[2] * p->s.d[3];
+    float *v = mem_zalloc(sizeof *v * (size_t)shape_count(&p->s));
+    REQUIRE(v);
+    for (int64_t o = 0; o < p->s.d[0] && first + o < p->s.d[1]; o++) v[(o * p->s.d[1] + first + o) * taps + taps / 2] = 1;
+    REQUIRE_OK(params_set(&im->part[PART_UNET], name, v, shape_count(&p->s)));
+    mem_free(v);
+}
+
+/* Where no file says it, the network is asked: one that gives back its input predicts the noise, another v. */
+static void probing(void) {
+    imago *im = open_model("sd1");
+    REQUIRE_OK(denoise_find_prediction(im));
+    REQUIRE(im->ck->schedule.prediction_type == PREDICTION_V && im->ck->prediction_known);
+    imago_close(im);
+    im = open_model("sd1");
+    set_identity(im, "conv_in.weight", 0);
+    set_zero(im, "conv_in.bias");
+    set_identity(im, "up_blocks.1.resnets.1.conv_shortcut.weight", 8); /* of (upward stream, skip) the skip, which is conv_in's */
+    set_zero(im, "up_blocks.1.resnets.1.conv_shortcut.bias");
+    set_zero(im, "up_blocks.1.resnets.1.conv2.weight");
+    set_zero(im, "up_blocks.1.resnets.1.conv2.bias");
+    set_zero(im, "up_blocks.1.attentions.1.proj_out.weight");
+    set_zero(im, "up_blocks.1.attentions.1.proj_out.bias");
+    set_identity(im, "conv_out.weight", 0);
+    REQUIRE_OK(denoise_find_prediction(im));
+    REQUIRE(im->ck->schedule.prediction_type == PREDICTION_EPSILON);
+    imago_close(im);
+}
+
 /* LoRA files fold into the weights as they are fetched: W + sum of strength * alpha / rank * up down. */
 static void adapters(void) {
     enum { D = 16, R = 2 };
@@ -239,6 +281,7 @@ int main(int argc, char **argv) {
     REQUIRE(imago_load_picture(path, &g_mask) == IMAGO_OK);
     samplers(f, tol);
     pictures(f, tol);
+    if (exact) probing();
     if (exact) embeddings();
     if (exact) adapters();
     if (exact && strcmp(g_device, "cpu") == 0) tiles();

@@ -176,6 +176,7 @@ status denoise_find_prediction(imago *im) {
     }
     double like = xy / sqrt(xx * yy);
     c->prediction_type = like > 0.5 ? PREDICTION_EPSILON : PREDICTION_V;
+    im->ck->prediction_known = true;
     im->ck->prediction_source = like > 0.5 ? "the network gives back its input at the last timestep" : "the network does not give back its input at the last timestep";
     log_info("prediction type: correlation of input and output at t = %d is %.2f", c->num_train_timesteps - 1, like);
 out:

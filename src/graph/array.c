@@ -204,16 +204,20 @@ bool prep_frozen(const node *n, int i) {
 status pack_fill(device *d, const pack_use *u) {
     status st = OK;
     gpu_cmd *cmd = NULL;
+    void *tmp = NULL;
     bool lent = false;
     const tensor *t = u->n->in[u->in];
     while (t->base) t = t->base;
     array *src = t->array, *dst = u->pack->packed;
     void *data = src->data;
     gpu_span span = src->span;
-    if (src->deferred) {
+    if (src->deferred && d->gpu) {
         TRY(storage_alloc(src, &data, &span));
         lent = true;
         TRY(fetch_to_device(src, data, span));
+    } else if (src->deferred) { /* not zeroed first: every byte is fetched, and models are gigabytes */
+        if (!(data = tmp = mem_alloc(storage_bytes(src)))) TRY(fail(E_HOST_MEMORY, "no host memory to load %s", src->name));
+        TRY(fetch_values(src, data));
     }
     if (d->gpu) TRY(gpu_cmd_create(d->gpu, &cmd));
     pack_io io = {data, dst->data, cmd, span, dst->span};
@@ -226,6 +230,7 @@ status pack_fill(device *d, const pack_use *u) {
 out:
     gpu_cmd_destroy(cmd);
     if (lent) array_release(d, REGION_WEIGHTS, storage_bytes(src), data, span);
+    mem_free(tmp);
     return st;
 }
 

@@ -30,7 +30,9 @@ static bool add_sequence(cJSON *to, const char *key, const sequence_measures *s,
     if (ok && !isnan(s->to_last)) ok = cJSON_AddNumberToObject(o, "to_last_input", s->to_last);
     if (!ok || !s->gap) return ok;
     cJSON *list = cJSON_CreateDoubleArray(s->gap, gaps);
-    return cJSON_AddItemToObject(o, "gaps", list); /* false, and nothing kept, for NULL */
+    ok = list && cJSON_AddItemToObject(o, "gaps", list);
+    if (!ok) cJSON_Delete(list);
+    return ok;
 }
 
 static bool add_morph(cJSON *list, const morph_measures *m) {

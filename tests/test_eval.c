@@ -275,7 +275,7 @@ static void test_bad(void) {
     complains("morph report", 1, "no frame");
     complains("morph hole", 1, "frame-0003.png is missing");
     complains("morph sizes", 1, "one size");
-    complains("morph tiny", 1, "31 px");
+    complains("morph tiny", 1, "tiny/frame-0001.png is 30 x 64");
     complains("morph corrupt", 1, "frame-0002.png");
     complains("morph ramp --first missing.png", 1, "missing.png");
     complains("morph ramp --last corrupt/frame-0002.png", 1, "frame-0002.png");

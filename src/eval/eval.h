@@ -26,11 +26,12 @@ double pixel_distance(const image *a, const image *b);
  * 0 = alike ... 2. LPIPS with equal weights in place of learned ones ("cosine distance" there), on another SqueezeNet: not
  * comparable with LPIPS. A squared distance like LPIPS, so the path through more frames is shorter: compare sequences of as
  * many frames only. source  Zhang et al. 2018 (section 3) */
+#define JUDGE_MIN_SIDE 31 /* px: below it the last pooling has nothing to pool */
 typedef struct judge judge;
 /* weights: SqueezeNet v1.0 in safetensors.   errors  those of squeezenet_load   owner  caller: judge_close (accepts NULL) */
 status judge_open(device *d, const char *weights, judge **out);
 void   judge_close(judge *j);
-/* RGB pictures of one size.   errors  E_UNSUPPORTED: a side below 31 px; those of a plan */
+/* RGB pictures of one size, no side below JUDGE_MIN_SIDE.   errors  those of a plan */
 status judge_distance(judge *j, const image *a, const image *b, double *d);
 
 /* ---- morph.c ---- */
@@ -44,7 +45,7 @@ typedef struct morph_measures { const char *dir; int frames, w, h; sequence_meas
 typedef struct morph_inputs { const char *first, *last; image_fit fit; } morph_inputs; /* paths, NULL = not given; fitted to the frames as imago morph does */
 /* DIR/frame-0001.png and on, as `imago morph` writes them; transparent ones on white. Gaps live in `a`.
  *   errors  E_FORMAT: fewer than two frames, a missing number, frames of different sizes, a file that is no picture;
- *           E_CANCELLED; those of judge_distance */
+ *           E_UNSUPPORTED: a side below JUDGE_MIN_SIDE; E_IO: no such folder; E_CANCELLED; those of judge_distance */
 status morph_measure(judge *j, const char *dir, const morph_inputs *in, arena *a, morph_measures *out);
 
 /* ---- report.c ---- */

@@ -6,7 +6,6 @@
 #include <assert.h>
 #include <math.h>
 
-enum { MIN_SIDE = 31 };             /* below it the last pooling has nothing to pool */
 static const float silent = 1e-10f; /* beside lengths of tens: divides a vector of zeros to zeros */
 
 struct judge {
@@ -56,9 +55,7 @@ static tensor *layer_distance(graph *g, tensor *f) {
 static status prepare(judge *j, int w, int h) {
     tensor *tap[SQUEEZENET_TAPS], *sum = NULL;
     if (j->p && j->w == w && j->h == h) return OK;
-    if (w < MIN_SIDE || h < MIN_SIDE)
-        return fail(E_UNSUPPORTED, "pictures of %d x %d: features need sides of %d px or more", w,
-                    h, MIN_SIDE);
+    assert(w >= JUDGE_MIN_SIDE && h >= JUDGE_MIN_SIDE);
     plan_destroy(j->p);
     j->p = NULL;
     graph *g = graph_create(j->net.dev);

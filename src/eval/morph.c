@@ -66,6 +66,9 @@ static status advance(const char *dir, int frame, image *before, image *now) {
     frame_exists(dir, frame, path);
     status st = load_rgb(path, now);
     if (st != OK) return st;
+    if (now->w < JUDGE_MIN_SIDE || now->h < JUDGE_MIN_SIDE)
+        return fail(E_UNSUPPORTED, "%s is %d x %d: features need sides of %d px or more", path,
+                    now->w, now->h, JUDGE_MIN_SIDE);
     if (frame && (now->w != before->w || now->h != before->h))
         return fail(E_FORMAT,
                     "%s is %d x %d, the frame before it %d x %d: frames of one morph have one size",

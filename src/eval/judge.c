@@ -1,8 +1,8 @@
 /* judge.c: how far two pictures are apart. Both go through SqueezeNet as one batch, and the graph
  * ends in the distance itself: one number comes back, no features.
  * source  Zhang et al. 2018 SPDX-License-Identifier: MIT */
-#include "family/squeezenet.h"
 #include "eval/eval.h"
+#include "family/squeezenet.h"
 #include <assert.h>
 #include <math.h>
 

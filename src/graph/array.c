@@ -9,16 +9,16 @@
 static const gpu_region gpu_region_of[] = {
     [REGION_WEIGHTS] = GPU_WEIGHTS, [REGION_STATE] = GPU_STATE, [REGION_STAGING] = GPU_STAGING};
 
-status array_alloc(device *d, region r, uint64_t bytes, const char *what, void **data, gpu_span *span) {
+static status array_alloc(device *d, region r, uint64_t bytes, bool zeroed, const char *what, void **data, gpu_span *span) {
     status st = OK;
     *data = NULL;
     *span = (gpu_span){0};
     TRY(device_room(d, bytes, what));
     if (d->gpu) {
         TRY(gpu_alloc(d->gpu, gpu_region_of[r], bytes, span));
-        st = gpu_fill(d->gpu, *span, 0);
+        if (zeroed) st = gpu_fill(d->gpu, *span, 0);
         if (st != OK) gpu_free(d->gpu, *span);
-    } else if (!(*data = mem_zalloc(bytes))) {
+    } else if (!(*data = zeroed ? mem_zalloc(bytes) : mem_alloc(bytes))) {
         st = fail(E_HOST_MEMORY, "no host memory for %s, %.1f MB", what, (double)bytes / 1e6);
     }
     if (st == OK) d->used_bytes += bytes;
@@ -41,24 +41,24 @@ static array *array_new(device *d, region r, dtype t, shape s, const char *name)
     array *a = mem_zalloc(sizeof *a);
     if (!a) return NULL;
     *a = (array){.dev = d, .region = r, .dtype = t, .s = s, .version = 1, .deferred = true};
-    snprintf(a->name, sizeof a->name, "%s", name);
+    snprintf(a->name, sizeof a->name, "%.127s", name);
     return a;
 }
 
-/* Memory for the values of a, zeroed. */
-static status storage_alloc(const array *a, void **data, gpu_span *span) {
+/* Memory for the values of a. Zeroing what is written in whole at once would cost a pass over gigabytes of model. */
+static status storage_alloc(const array *a, bool zeroed, void **data, gpu_span *span) {
     char text[96], what[240];
     const device *d = a->dev;
     if (storage_bytes(a) > d->max_tensor_bytes)
         return fail(E_GPU_MEMORY, "%s %s is %.1f MB; %s binds at most %.1f MB at once", a->name, shape_text(&a->s, text),
                     (double)storage_bytes(a) / 1e6, d->id, (double)d->max_tensor_bytes / 1e6);
     snprintf(what, sizeof what, "array %s %s", a->name, shape_text(&a->s, text));
-    return array_alloc(a->dev, a->region, storage_bytes(a), what, data, span);
+    return array_alloc(a->dev, a->region, storage_bytes(a), zeroed, what, data, span);
 }
 
-static status take_memory(array *a) {
+static status take_memory(array *a, bool zeroed) {
     if (!a->deferred) return OK;
-    status st = storage_alloc(a, &a->data, &a->span);
+    status st = storage_alloc(a, zeroed, &a->data, &a->span);
     if (st == OK) a->deferred = false;
     return st;
 }
@@ -67,7 +67,7 @@ status array_create(device *d, region r, dtype t, shape s, const char *name, arr
     *out = NULL;
     array *a = array_new(d, r, t, s, name);
     if (!a) return fail(E_HOST_MEMORY, "no host memory for array %s", name);
-    status st = take_memory(a);
+    status st = take_memory(a, true);
     if (st == OK) *out = a;
     else mem_free(a);
     return st;
@@ -110,7 +110,7 @@ out:
 status array_hold(array *a) {
     status st = OK;
     if (!a->deferred) return OK;
-    TRY(take_memory(a));
+    TRY(take_memory(a, !a->fetch));
     if (a->fetch) TRY(fetch_to_device(a, a->data, a->span));
 out:
     return st;
@@ -144,7 +144,7 @@ void array_destroy(array *a) {
 
 status array_write(array *a, const void *src) {
     size_t bytes = (size_t)shape_count(&a->s) * dtype_bytes(a->dtype);
-    status st = take_memory(a);
+    status st = take_memory(a, false);
     if (st != OK) return st;
     a->version++;
     a->fetch = NULL;
@@ -212,7 +212,7 @@ status pack_fill(device *d, const pack_use *u) {
     void *data = src->data;
     gpu_span span = src->span;
     if (src->deferred && d->gpu) {
-        TRY(storage_alloc(src, &data, &span));
+        TRY(storage_alloc(src, false, &data, &span));
         lent = true;
         TRY(fetch_to_device(src, data, span));
     } else if (src->deferred) { /* not zeroed first: every byte is fetched, and models are gigabytes */
@@ -248,7 +248,8 @@ status prep_pack(prep *p, node *n, int i, int slot, const char *key, size_t byte
         made = k = mem_zalloc(sizeof *k);
         if (!k) return fail(E_HOST_MEMORY, "no host memory to pack %s", a->name);
         snprintf(k->key, sizeof k->key, "%s", key);
-        TRY(array_create(p->dev, REGION_WEIGHTS, DT_U32, SHAPE((int64_t)div_up((int64_t)bytes, 4)), name, &k->packed));
+        TRY(array_create_deferred(p->dev, DT_U32, SHAPE((int64_t)div_up((int64_t)bytes, 4)), name, &k->packed));
+        TRY(take_memory(k->packed, p->gpu != NULL)); /* oneDNN writes the padding of a packed weight too */
     }
     graph *g = n->g;
     if (!graph_grow(g, (void **)&g->use, &g->cap_use, g->n_use + 1, sizeof *g->use)) TRY(graph_status(g));

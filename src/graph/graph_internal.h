@@ -60,7 +60,6 @@ struct plan {
 };
 
 /* array.c */
-status array_alloc(device *d, region r, uint64_t bytes, const char *what, void **data, gpu_span *span);
 void   array_release(device *d, region r, uint64_t bytes, void *data, gpu_span span);
 status array_hold(array *a);                  /* gives a deferred array memory and values */
 status pack_fill(device *d, const pack_use *u);

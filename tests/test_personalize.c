@@ -1,7 +1,7 @@
-/* test_personalize.c: personalizing a network of random weights: every adapter lowers the loss, and its file, loaded as
- * users load it, changes pictures; a run that is stopped and goes on gives the bytes of one that is not (on cpu); the
- * order of pictures; what is refused, and what NaN leaves behind.
- * usage: test_personalize GOLDEN_DIR DEVICE     exit 77: no such device
+/* test_personalize.c: personalizing a network of random weights: every adapter lowers the loss, and
+ * its file, loaded as users load it, changes pictures; a run that is stopped and goes on gives the
+ * bytes of one that is not (on cpu); the order of pictures; what is refused, and what NaN leaves
+ * behind. usage: test_personalize GOLDEN_DIR DEVICE     exit 77: no such device
  * SPDX-License-Identifier: MIT */
 #include "engine/personalize.h"
 #include "test.h"
@@ -22,7 +22,8 @@ static void draw(const char *path, int w, int h, int red) {
     for (int i = 0; i < w * h; i++) {
         int x = i % w - w / 2, y = i / w - h / 2;
         bool in = x * x + y * y < h * h / 9;
-        im.px[3 * i] = (uint8_t)(in ? red : 240), im.px[3 * i + 1] = (uint8_t)(in ? 60 : 240), im.px[3 * i + 2] = (uint8_t)(x + 100);
+        im.px[3 * i] = (uint8_t)(in ? red : 240), im.px[3 * i + 1] = (uint8_t)(in ? 60 : 240),
+                  im.px[3 * i + 2] = (uint8_t)(x + 100);
     }
     REQUIRE_OK(image_save_png(path, &im, NULL, 0));
     image_free(&im);
@@ -48,12 +49,24 @@ static bool never(void *ctx) {
 }
 
 static personalize_params wish(const char *adapter, const char *out) {
-    return (personalize_params){
-        .open = {.model = g_model, .device = g_device, .precision = "f32"},
-        .pictures = DIR "/photos", .token = "sks", .class_word = "disc", .adapter = adapter, .options = {.rank = strcmp(adapter, "lora") ? 0 : 4, .block = 4},
-        .out = out, .side = 32, .flip = true,
-        .run = {.batch = 4, .accumulate = 2, .seed = 3, .log_every = 1, .cancelled = never, .lr = {.kind = LR_CONSTANT, .lr = 1e-2, .steps = 6},
-                .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1}}};
+    return (personalize_params){.open = {.model = g_model, .device = g_device, .precision = "f32"},
+                                .pictures = DIR "/photos",
+                                .token = "sks",
+                                .class_word = "disc",
+                                .adapter = adapter,
+                                .options = {.rank = strcmp(adapter, "lora") ? 0 : 4,
+                                            .block = 4,
+                                            .factors = strcmp(adapter, "boft") ? 0 : 2},
+                                .out = out,
+                                .side = 32,
+                                .flip = true,
+                                .run = {.batch = 4,
+                                        .accumulate = 2,
+                                        .seed = 3,
+                                        .log_every = 1,
+                                        .cancelled = never,
+                                        .lr = {.kind = LR_CONSTANT, .lr = 1e-2, .steps = 6},
+                                        .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1}}};
 }
 
 /* Mean of "loss" over lines [from, to) of a log. */
@@ -73,8 +86,13 @@ static double mean_loss(const char *path, int from, int to) {
 static void picture_of_model(const char *adapter, uint8_t rgb[32 * 32 * 3]) {
     imago *im = NULL;
     imago_picture *pic = NULL;
-    REQUIRE_OK((status)imago_open(&IMAGO_OPEN(.model = g_model, .device = g_device, .precision = "f32", .adapters = &adapter, .n_adapters = adapter ? 1 : 0), &im));
-    REQUIRE_OK((status)imago_generate(im, &IMAGO_GENERATE(.prompt = "a photo of sks disc", .width = 32, .height = 32, .steps = 4), &pic));
+    REQUIRE_OK(
+        (status)imago_open(&IMAGO_OPEN(.model = g_model, .device = g_device, .precision = "f32",
+                                       .adapters = &adapter, .n_adapters = adapter ? 1 : 0),
+                           &im));
+    REQUIRE_OK((status)imago_generate(
+        im, &IMAGO_GENERATE(.prompt = "a photo of sks disc", .width = 32, .height = 32, .steps = 4),
+        &pic));
     memcpy(rgb, pic->rgb, 32 * 32 * 3);
     imago_free_pictures(pic, 1);
     imago_close(im);
@@ -86,22 +104,25 @@ static int differing(const uint8_t *a, const uint8_t *b) {
     return n;
 }
 
-static void learns(const char *adapter, double fall) {
-    enum { STEPS = 60 };
+static void learns(const char *model, const char *adapter, double fall) {
+    enum { STEPS = 50 };
     static uint8_t plain[32 * 32 * 3], adapted[32 * 32 * 3], undone[32 * 32 * 3];
     char out[200], log[200], with[220];
-    snprintf(out, sizeof out, DIR "/%s.safetensors", adapter);
-    snprintf(log, sizeof log, DIR "/%s.run/train.log", adapter);
+    snprintf(g_model, sizeof g_model, "%s/pipelines/%s", g_golden, model);
+    snprintf(out, sizeof out, DIR "/%s-%s.safetensors", model, adapter);
+    snprintf(log, sizeof log, DIR "/%s-%s.run/train.log", model, adapter);
     personalize_params p = wish(adapter, out);
     p.run.lr.steps = STEPS;
+    p.run.log_every = 10; /* a line is the mean of ten */
     p.run.batch = 8;
     REQUIRE_OK(personalize(&p));
-    double first = mean_loss(log, 0, 10), last = mean_loss(log, STEPS - 10, STEPS);
+    double first = mean_loss(log, 0, 1), last = mean_loss(log, STEPS / 10 - 1, STEPS / 10);
     picture_of_model(NULL, plain);
     picture_of_model(out, adapted);
     snprintf(with, sizeof with, "%s:0", out);
     picture_of_model(with, undone);
-    printf("%-12s loss %.4f -> %.4f, %d values of the picture change\n", adapter, first, last, differing(plain, adapted));
+    printf("%s %-6s loss %.4f -> %.4f, %d values of the picture change\n", model, adapter, first,
+           last, differing(plain, adapted));
     REQUIRE(last < fall * first);
     REQUIRE(differing(plain, adapted) > 100 && differing(plain, undone) == 0);
 }
@@ -112,7 +133,8 @@ static bool stop(void *ctx) {
     uint8_t *data;
     size_t bytes;
     int n = 0;
-    if (!g_lines || !os_file_exists(ctx) || file_read(ctx, (size_t)1 << 20, &data, &bytes) != OK) return false;
+    if (!g_lines || !os_file_exists(ctx) || file_read(ctx, (size_t)1 << 20, &data, &bytes) != OK)
+        return false;
     for (size_t i = 0; i < bytes; i++) n += data[i] == '\n';
     mem_free(data);
     return n >= g_lines;
@@ -187,7 +209,27 @@ static void sheets_and_half(void) {
     REQUIRE_OK(image_load(DIR "/half.run/sheet-0000004.png", &im));
     REQUIRE(im.w == 3 * 34 - 2 && im.h == 2 * 34 - 2);
     image_free(&im);
-    REQUIRE(os_file_exists(DIR "/half.run/curve.png") && os_file_exists(DIR "/half.run/sheet-0000006.png"));
+    REQUIRE(os_file_exists(DIR "/half.run/curve.png") &&
+            os_file_exists(DIR "/half.run/sheet-0000006.png"));
+}
+
+/* An eps network: a gamma above every SNR changes no weight; below every SNR the loss is
+ * proportional to it. */
+static void min_snr(void) {
+    static const double gamma[] = {0, 1e9, 1e-4, 2e-4};
+    double loss[4];
+    for (int i = 0; i < 4; i++) {
+        char out[64], log[64];
+        snprintf(out, sizeof out, DIR "/gamma%d.safetensors", i);
+        snprintf(log, sizeof log, DIR "/gamma%d.run/train.log", i);
+        personalize_params p = wish("lora", out);
+        p.snr_gamma = gamma[i];
+        p.run.lr.steps = 1;
+        REQUIRE_OK(personalize(&p));
+        loss[i] = mean_loss(log, 0, 1); /* before any update */
+    }
+    REQUIRE(loss[0] > 0 && loss[0] == loss[1] && loss[2] < 0.5 * loss[0]);
+    REQUIRE(fabs(loss[3] / loss[2] - 2) < 1e-4);
 }
 
 static void order(void) {
@@ -201,7 +243,8 @@ static void order(void) {
 /* ---- refusals ---- */
 static void refused(const personalize_params *p, status want, const char *says) {
     status st = personalize(p);
-    if (st != want || !strstr(error_message(), says)) printf("status %s: '%s' does not say '%s'\n", status_name(st), error_message(), says);
+    if (st != want || !strstr(error_message(), says))
+        printf("status %s: '%s' does not say '%s'\n", status_name(st), error_message(), says);
     REQUIRE(st == want && strstr(error_message(), says) && !strchr(error_message(), '\n'));
     REQUIRE(!os_file_exists(p->out));
 }
@@ -237,7 +280,8 @@ static void refusals(void) {
     p = good, p.open.model = inpaint, refused(&p, E_UNSUPPORTED, "inpainting");
 }
 
-/* A run that was stopped goes on from a state with an infinity in it: it stops, and leaves that state alone. */
+/* A run that was stopped goes on from a state with an infinity in it: it stops, and leaves that
+ * state alone. */
 static void not_finite(void) {
     personalize_params p = wish("lora", DIR "/nan.safetensors");
     static const char state[] = DIR "/nan.run/state.safetensors";
@@ -252,7 +296,9 @@ static void not_finite(void) {
     safetensor_read_f32(&f->tensor[0], v);
     for (int64_t i = 0; i < safetensor_count(&f->tensor[0]); i++) v[i] = INFINITY;
     for (int64_t i = 0; i < f->n; i++)
-        if (strncmp(f->tensor[i].name, "adapter/", 8) == 0 && safetensor_count(&f->tensor[i]) == safetensor_count(&f->tensor[0])) f->tensor[i].data = v;
+        if (strncmp(f->tensor[i].name, "adapter/", 8) == 0 &&
+            safetensor_count(&f->tensor[i]) == safetensor_count(&f->tensor[0]))
+            f->tensor[i].data = v;
     REQUIRE_OK(safetensors_write(state, f->tensor, f->n, f->note, f->n_notes));
     safetensors_close(f);
     mem_free(v);
@@ -272,7 +318,8 @@ int main(int argc, char **argv) {
     if (argc != 3) return printf("usage: test_personalize GOLDEN_DIR DEVICE\n"), 2;
     g_golden = argv[1], g_device = argv[2];
     device *d = NULL;
-    if (device_open(&(op_table){0}, &(device_params){.name = g_device}, &d) != OK) return printf("skipped: %s\n", error_message()), 77;
+    if (device_open(&(op_table){0}, &(device_params){.name = g_device}, &d) != OK)
+        return printf("skipped: %s\n", error_message()), 77;
     device_close(d);
     int64_t live = mem_live();
     snprintf(g_model, sizeof g_model, "%s/pipelines/sd1", g_golden);
@@ -281,10 +328,11 @@ int main(int argc, char **argv) {
     order();
     refusals();
     not_finite();
-    setbuf(stdout, NULL);
-    learns("lora", 0.97);
-    learns("oft", 0.97);
-    learns("boft", 0.97);
+    min_snr();
+    learns("sd2", "lora", 0.9); /* v */
+    learns("sd1", "lora", 0.9);
+    learns("sd1", "oft", 0.9);
+    learns("sd1", "boft", 0.9);
     resumes("lora");
     resumes("oft");
     starts_anew();

@@ -100,14 +100,13 @@ static int by_bytes(const void *a, const void *b) {
 }
 
 status os_folder_list(const char *path, arena *a, const char ***names, int *n) {
-    enum { MOST = 100000 };
     status st = OK;
     DIR *d = fault_hit() ? NULL : opendir(path);
     *names = NULL, *n = 0;
     if (!d) return dir_fail(path, "list it");
     for (int pass = 0; pass < 2 && st == OK; pass++) {
         int at = 0;
-        for (const struct dirent *e; (e = readdir(d)) && at < (pass ? *n : MOST);) {
+        for (const struct dirent *e; (e = readdir(d)) && (!pass || at < *n);) {
             if (e->d_name[0] == '.') continue;
             if (pass && !((*names)[at] = arena_printf(a, "%s", e->d_name))) st = E_HOST_MEMORY;
             at++;

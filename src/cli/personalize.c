@@ -36,7 +36,9 @@ static status apply(const wishes *w, personalize_params *p) {
                             .checkpointing = p->run.checkpointing,
                             .cancelled = cancelled,
                             .lr = {.kind = cosine ? LR_COSINE : LR_CONSTANT,
-                                   .lr = w->lr > 0 ? (double)w->lr : lora ? 1e-4 : 4e-4,
+                                   .lr = w->lr > 0 ? (double)w->lr
+                                         : lora    ? 1e-4
+                                                   : 4e-4,
                                    .warmup = w->warmup,
                                    .steps = w->steps},
                             .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1, .average_decay = w->ema}};

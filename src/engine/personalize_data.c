@@ -1,6 +1,6 @@
-/* personalize_data.c: the pictures that a subject is learned from, and what is said of them. A folder
- * holds pictures and captions and nothing else, so that what was overlooked is said and not skipped.
- * SPDX-License-Identifier: MIT */
+/* personalize_data.c: the pictures that a subject is learned from, and what is said of them. A
+ * folder holds pictures and captions and nothing else, so that what was overlooked is said and not
+ * skipped. SPDX-License-Identifier: MIT */
 #include "engine/personalize.h"
 #include <stdio.h>
 
@@ -97,8 +97,7 @@ status instances_open(const char *folder, const char *prompt, instance_set *out)
     TRY(os_folder_list(folder, &out->mem, &name, &n));
     out->it = arena_new(&out->mem, instance, n + 1);
     out->text = arena_new(&out->mem, const char *, n + 1);
-    if (!out->it || !out->text)
-        TRY(fail(E_HOST_MEMORY, "no host memory to list %d files", n));
+    if (!out->it || !out->text) TRY(fail(E_HOST_MEMORY, "no host memory to list %d files", n));
     TRY(sort_out(out, folder, name, n));
     if (!out->n)
         TRY(fail(E_FORMAT, "%s: no pictures: expected PNG, JPEG or WebP files of the subject",

@@ -8,7 +8,7 @@
 #include <math.h>
 
 static const char *g_golden, *g_device;
-static char g_model[1024];
+static char g_model[1024]; /* one thread: these networks are too small for more */
 #define DIR "test_personalize.dir"
 
 static void write_text(const char *path, const char *text) {
@@ -49,24 +49,25 @@ static bool never(void *ctx) {
 }
 
 static personalize_params wish(const char *adapter, const char *out) {
-    return (personalize_params){.open = {.model = g_model, .device = g_device, .precision = "f32"},
-                                .pictures = DIR "/photos",
-                                .token = "sks",
-                                .class_word = "disc",
-                                .adapter = adapter,
-                                .options = {.rank = strcmp(adapter, "lora") ? 0 : 4,
-                                            .block = 4,
-                                            .factors = strcmp(adapter, "boft") ? 0 : 2},
-                                .out = out,
-                                .side = 32,
-                                .flip = true,
-                                .run = {.batch = 4,
-                                        .accumulate = 2,
-                                        .seed = 3,
-                                        .log_every = 1,
-                                        .cancelled = never,
-                                        .lr = {.kind = LR_CONSTANT, .lr = 1e-2, .steps = 6},
-                                        .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1}}};
+    return (personalize_params){
+        .open = {.model = g_model, .device = g_device, .precision = "f32", .threads = 1},
+        .pictures = DIR "/photos",
+        .token = "sks",
+        .class_word = "disc",
+        .adapter = adapter,
+        .options = {.rank = strcmp(adapter, "lora") ? 0 : 4,
+                    .block = 4,
+                    .factors = strcmp(adapter, "boft") ? 0 : 2},
+        .out = out,
+        .side = 32,
+        .flip = true,
+        .run = {.batch = 4,
+                .accumulate = 2,
+                .seed = 3,
+                .log_every = 1,
+                .cancelled = never,
+                .lr = {.kind = LR_CONSTANT, .lr = 1e-2, .steps = 6},
+                .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1}}};
 }
 
 /* Mean of "loss" over lines [from, to) of a log. */
@@ -86,10 +87,10 @@ static double mean_loss(const char *path, int from, int to) {
 static void picture_of_model(const char *adapter, uint8_t rgb[32 * 32 * 3]) {
     imago *im = NULL;
     imago_picture *pic = NULL;
-    REQUIRE_OK(
-        (status)imago_open(&IMAGO_OPEN(.model = g_model, .device = g_device, .precision = "f32",
-                                       .adapters = &adapter, .n_adapters = adapter ? 1 : 0),
-                           &im));
+    REQUIRE_OK((status)imago_open(&IMAGO_OPEN(.model = g_model, .device = g_device,
+                                              .precision = "f32", .threads = 1,
+                                              .adapters = &adapter, .n_adapters = adapter ? 1 : 0),
+                                  &im));
     REQUIRE_OK((status)imago_generate(
         im, &IMAGO_GENERATE(.prompt = "a photo of sks disc", .width = 32, .height = 32, .steps = 4),
         &pic));

@@ -233,6 +233,71 @@ static void min_snr(void) {
     REQUIRE(fabs(loss[3] / loss[2] - 2) < 1e-4);
 }
 
+/* The first loss of one sample, put together here from its parts: eps for sd1, v for sd2. */
+static double first_loss(const char *picture, uint32_t seed) {
+    enum { SIDE = 32, MOST = 16 * 16 * 8 };
+    static float px[SIDE * SIDE * 3], x0[MOST], x[MOST], noise[MOST], y[MOST];
+    imago *im = NULL;
+    float *context = NULL, t;
+    int entries, tokens;
+    plan *p = NULL;
+    REQUIRE_OK((status)imago_open(
+        &IMAGO_OPEN(.model = g_model, .device = g_device, .precision = "f32", .threads = 1), &im));
+    int h = SIDE / latent_factor(im), c = im->ck->vae.latent_channels, n = h * h * c;
+    REQUIRE(n <= MOST);
+    REQUIRE_OK(instance_load(&(instance){.path = picture}, SIDE, false, px));
+    REQUIRE_OK(vae_encode_pixels(im, px, SIDE, SIDE, NULL, x0));
+    REQUIRE_OK(text_features(im, &(text_params){.prompt = "a photo of sks disc", .plain = true},
+                             &context, &entries, &tokens));
+    t = (float)floor(1000 * rng_uniform((rng_key){{seed, 0}, rng_stream("timesteps")}, 0, 0));
+    double *abar = mem_alloc(1000 * sizeof *abar);
+    REQUIRE_OK(schedule_alphas_cumprod(&im->ck->schedule, abar));
+    double alpha = sqrt(abar[(int)t]), sigma = sqrt(1 - abar[(int)t]), sum = 0;
+    for (int i = 0; i < n; i++) {
+        noise[i] = (float)rng_normal((rng_key){{seed, 0}, rng_stream("noise")}, 0, (uint64_t)i);
+        x[i] = (float)(alpha * (double)x0[i] + sigma * (double)noise[i]);
+    }
+    graph *g = graph_create(im->dev);
+    nn m = {g, &im->part[PART_UNET], NULL};
+    unet_text text = {
+        .context = graph_input(g, "context", DT_F32, SHAPE(1, tokens, im->ck->text.hidden_size))};
+    graph_output(g,
+                 unet_denoise(&m, &im->ck->unet, graph_input(g, "x", DT_F32, SHAPE(1, h, h, c)),
+                              graph_input(g, "t", DT_F32, SHAPE(1)), &text, NULL),
+                 "y");
+    REQUIRE_OK(graph_compile(g, NULL, &p));
+    REQUIRE_OK(plan_write(p, "context", context));
+    REQUIRE_OK(plan_write(p, "x", x));
+    REQUIRE_OK(plan_write(p, "t", &t));
+    REQUIRE_OK(plan_run(p, NULL, NULL));
+    REQUIRE_OK(plan_read(p, "y", y));
+    bool v = im->ck->schedule.prediction_type == PREDICTION_V;
+    for (int i = 0; i < n; i++)
+        sum += pow((double)y[i] -
+                       (v ? alpha * (double)noise[i] - sigma * (double)x0[i] : (double)noise[i]),
+                   2);
+    plan_destroy(p);
+    mem_free(abar);
+    mem_free(context);
+    imago_close(im);
+    return sum / n;
+}
+
+static void targets(const char *model) {
+    char out[64], log[64];
+    snprintf(g_model, sizeof g_model, "%s/pipelines/%s", g_golden, model);
+    snprintf(out, sizeof out, DIR "/target-%s.safetensors", model);
+    snprintf(log, sizeof log, DIR "/target-%s.run/train.log", model);
+    personalize_params p = wish("lora", out);
+    REQUIRE_OK(os_mkdir_p(DIR "/one"));
+    draw(DIR "/one/a.png", 32, 32, 90);
+    p.pictures = DIR "/one", p.flip = false, p.run.batch = p.run.accumulate = 1, p.run.lr.steps = 1;
+    REQUIRE_OK(personalize(&p));
+    double want = first_loss(DIR "/one/a.png", p.run.seed), seen = mean_loss(log, 0, 1);
+    printf("%s first loss %.6f, expected %.6f\n", model, seen, want);
+    REQUIRE(fabs(seen - want) < 1e-4 * want);
+}
+
 static void order(void) {
     int seen[3][7] = {{0}}, same = 0;
     for (uint64_t s = 0; s < 21; s++) seen[s / 7][instance_of(9, s, 7)]++;
@@ -330,6 +395,8 @@ int main(int argc, char **argv) {
     refusals();
     not_finite();
     min_snr();
+    targets("sd2");
+    targets("sd1");
     learns("sd2", "lora", 0.9); /* v */
     learns("sd1", "lora", 0.9);
     learns("sd1", "oft", 0.9);

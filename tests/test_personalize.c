@@ -375,6 +375,11 @@ static void not_finite(void) {
     REQUIRE(!os_file_exists(DIR "/nan.run/adapter.safetensors"));
     mem_free(before);
     mem_free(after);
+    p = wish("lora", DIR "/nan.safetensors"); /* not done, and now with other settings */
+    p.run.seed = 5;
+    refused(&p, E_USAGE, "other settings");
+    p.overwrite = true;
+    REQUIRE_OK(personalize(&p));
     p = wish("lora", DIR "/large.safetensors");
     p.options.alpha = 1e30f; /* gradients beyond f32 */
     refused(&p, E_FORMAT, "--lr");

@@ -21,6 +21,7 @@ static status apply(const wishes *w, personalize_params *p) {
         return fail(E_USAGE, "--schedule %s: expected constant or cosine", w->schedule);
     if (w->steps < 1 || w->warmup < 0 || w->sheet_every < 0)
         return fail(E_USAGE, "--steps must be positive, --warmup and --sheet-every not negative");
+    if (!(w->lr >= 0)) return fail(E_USAGE, "--lr %g: expected above 0", (double)w->lr);
     if (!(w->ema >= 0 && w->ema < 1))
         return fail(E_USAGE, "--ema %g: expected 0 (none) to below 1", (double)w->ema);
     if (lora && !p->options.rank) p->options.rank = 8;

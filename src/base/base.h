@@ -135,6 +135,8 @@ status folder_out_open(const char *path, folder_out *f);
 status folder_out_commit(folder_out *f);
 void   folder_out_abort(folder_out *f);
 bool   os_is_folder(const char *path);
+/* Names in a folder, sorted by bytes, without those that begin with a dot; in a. errors E_IO, E_HOST_MEMORY */
+status os_folder_list(const char *path, arena *a, const char ***names, int *n);
 typedef struct file_map { const uint8_t *data; size_t bytes; } file_map;
 status file_map_open(const char *path, file_map *m);
 void   file_map_close(file_map *m);

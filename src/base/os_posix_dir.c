@@ -5,10 +5,12 @@
 #define _GNU_SOURCE
 #include "base/base.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,4 +93,30 @@ status folder_out_commit(folder_out *f) {
 void folder_out_abort(folder_out *f) {
     if (f->temp) remove_tree(f->temp);
     release(f);
+}
+
+static int by_bytes(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+status os_folder_list(const char *path, arena *a, const char ***names, int *n) {
+    status st = OK;
+    DIR *d = fault_hit() ? NULL : opendir(path);
+    *names = NULL, *n = 0;
+    if (!d) return dir_fail(path, "list it");
+    for (int pass = 0; pass < 2 && st == OK; pass++) {
+        int at = 0;
+        for (const struct dirent *e; (e = readdir(d)) && (!pass || at < *n);) {
+            if (e->d_name[0] == '.') continue;
+            if (pass && !((*names)[at] = arena_printf(a, "%s", e->d_name))) st = E_HOST_MEMORY;
+            at++;
+        }
+        *n = at;
+        if (!pass && !(*names = arena_new(a, const char *, MAX(at, 1)))) st = E_HOST_MEMORY;
+        rewinddir(d);
+    }
+    closedir(d);
+    if (st != OK) return fail(st, "%s: no memory to list it", path);
+    qsort(*names, (size_t)*n, sizeof **names, by_bytes);
+    return OK;
 }

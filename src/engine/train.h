@@ -18,6 +18,8 @@ typedef struct train_params {              /* of a run, whatever it trains */
     lr_schedule lr; optimizer_params adam; /* adam.lr and adam.loss_scale are set by the loop */
     int64_t log_every;                     /* steps */
     double save_minutes, sheet_minutes;    /* 0 = only at the end */
+    int64_t sheet_every;                   /* steps, beside sheet_minutes; 0 = not by steps */
+    bool anew, repeat;                     /* an old state is not read; nor one that has done all its steps */
     bool checkpointing;
     bool (*cancelled)(void *ctx); void *ctx; /* asked within steps too; the run is saved, then E_CANCELLED */
 } train_params;
@@ -30,12 +32,13 @@ typedef struct train_stage {
     const char *show[TRAIN_MAX_SHOWN]; int n_show; /* outputs [1] f32 of the plan that are logged */
     /* Writes all other inputs for samples [first, first + batch) of optimiser step `step`. */
     status (*feed)(void *ctx, int64_t step, uint64_t first);
+    status (*after)(void *ctx);            /* after every update of the weights; NULL = nothing to do */
     /* Both see the averaged weights. sheet writes a PNG to path and may add values to the log. */
     status (*sheet)(void *ctx, const char *path, record_value *v, int *n);
     status (*save)(void *ctx, const char *folder);
     void *ctx;
 } train_stage;
-/* errors  E_CANCELLED after saving; those of files, devices and the stage's own */
+/* errors  E_CANCELLED after saving; E_FORMAT when the loss is no longer finite: the state saved last stays; those of files, devices and the stage's own */
 status train_run(const train_params *p, const train_stage *s);
 
 /* ---- train_vae.c: pictures -> autoencoder ---- */

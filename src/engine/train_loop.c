@@ -3,8 +3,10 @@
  * so a run that was cut off and goes on gives the weights of one that was not.
  * SPDX-License-Identifier: MIT */
 #include "engine/train.h"
+#include "file/file.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct loop {
     const train_params *p;
@@ -47,11 +49,25 @@ static status save_state(loop *l) {
                             NOTES);
 }
 
+/* Is the state at path that of a run which has done all its steps? */
+static status all_done(const loop *l, const char *path, bool *done) {
+    safetensors *f = NULL;
+    status st = safetensors_open(path, &f);
+    if (st != OK) return st;
+    const char *step = safetensors_find_note(f, "step");
+    *done = step && strtoll(step, NULL, 10) >= l->p->lr.steps;
+    safetensors_close(f);
+    return OK;
+}
+
 static status resume(loop *l) {
     status st = OK;
     char path[1200];
     train_note n[NOTES];
+    bool anew = l->p->anew;
     if (!os_file_exists(path_in(l, "state.safetensors", path))) return OK;
+    if (!anew && l->p->repeat) TRY(all_done(l, path, &anew));
+    if (anew) return save_state(l); /* at once: the old one must not be taken for this run's */
     get_notes(l, n);
     TRY(train_state_load(path, &l->opt, l->s->part_name, n, NOTES));
     if (n[NOTE_SEED].value != l->p->seed)
@@ -136,14 +152,21 @@ static status one_step(loop *l) {
     adam.lr = (float)lr_at(&p->lr, l->step);
     adam.loss_scale = l->scaler.scale;
     TRY(optimizer_step(&l->opt, &adam, &norm, &skipped));
+    l->last_value = seen[0] / p->accumulate;
+    /* f16 may skip steps until its scale fits; all others compute NaN again and again */
+    if (!isfinite(l->last_value) || (skipped && l->scaler.scale <= 1))
+        TRY(fail(E_FORMAT,
+                 "step %lld: the loss or its gradients are not finite; what was saved before stays. "
+                 "Try a smaller --lr, or --precision f32",
+                 (long long)l->step + 1));
     loss_scaler_update(&l->scaler, skipped);
+    if (l->s->after) TRY(l->s->after(l->s->ctx));
     for (int i = 0; i < l->s->n_show; i++) l->sum[i] += seen[i];
     l->norm_sum += skipped ? 0 : (double)norm;
     l->skipped += skipped;
     l->summed++;
     l->step++;
     l->sample += (uint64_t)(p->batch * p->accumulate);
-    l->last_value = seen[0] / p->accumulate;
 out:
     return st;
 }
@@ -164,7 +187,8 @@ static status loop_steps(loop *l) {
         else snprintf(note, sizeof note, "loss %.4f", l->last_value);
         progress_step(&l->bar, l->step, note);
         if (due(p->save_minutes, l->last_save)) TRY(save_state(l));
-        if (due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));
+        bool by_step = p->sheet_every > 0 && l->step % p->sheet_every == 0 && l->step < p->lr.steps;
+        if (by_step || due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));
     }
 out:
     return st;

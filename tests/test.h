@@ -29,6 +29,18 @@
         }                                                                                          \
     } while (0)
 
+/* CHECK says what is wrong, in printf's words, and goes on; main returns g_failures != 0. */
+static int g_failures __attribute__((unused));
+#define CHECK(cond, ...)                                                                           \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            g_failures++;                                                                          \
+            printf("FAIL %s: ", HERE);                                                             \
+            printf(__VA_ARGS__);                                                                   \
+            printf("\n");                                                                          \
+        }                                                                                          \
+    } while (0)
+
 /* Debug builds open Vulkan devices with the validation layer, whose messages are failures. */
 #ifndef TEST_VALIDATION
 #define TEST_VALIDATION false

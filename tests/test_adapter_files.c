@@ -12,21 +12,10 @@
 
 enum { ANSWER = 2 * 8 * 8 * 4 };
 
-static int g_failures;
 static device *g_dev;
 static safetensors *g_tiny;
 static const char *g_golden;
 static char g_scratch[200], g_path[700];
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 static const struct {
     const char *maker, *name, *dialect;
 } files[] = {

@@ -10,18 +10,7 @@
 
 enum { BATCH = 3, MAX_SETS = 3 };
 
-static int g_failures;
 static device *g_dev;
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 typedef struct layer {
     const char *name;
     int64_t in, out;

@@ -1,30 +1,16 @@
 /* test_cli.c: runs the program as a user does: exit codes and messages.
  * usage: test_cli PATH_OF_IMAGO
  * SPDX-License-Identifier: MIT */
-#include "test.h"
+#include "cli_run.h"
 #include <cjson/cJSON.h>
-#include <sys/wait.h>
 
-static char out[1 << 16];
 static const char *exe;
 
 /* Runs "env exe args", fills out with stdout and stderr, returns the exit code. */
 static int run(const char *env, const char *args) {
-    char cmd[1024];
-    snprintf(cmd, sizeof cmd, "%s '%s' %s 2>&1", env, exe, args);
-    FILE *p = popen(cmd, "r");
-    REQUIRE(p != NULL);
-    size_t n = fread(out, 1, sizeof out - 1, p);
-    out[n] = 0;
-    int st = pclose(p);
-    REQUIRE(WIFEXITED(st)); /* no crash, no signal */
-    return WEXITSTATUS(st);
-}
-
-static bool says(const char *text) {
-    if (strstr(out, text)) return true;
-    printf("missing '%s' in: %s\n", text, out);
-    return false;
+    char head[1200];
+    snprintf(head, sizeof head, "%s '%s'", env, exe);
+    return cli_run(head, args, "", NULL);
 }
 
 static int lines(void) {

@@ -4,13 +4,12 @@
  * SPDX-License-Identifier: MIT */
 #include "eval/eval.h"
 #include "family/squeezenet.h"
-#include "test.h"
+#include "cli_run.h"
 #include <cjson/cJSON.h>
 #include <math.h>
-#include <sys/wait.h>
 
 enum { FRAMES = 7, SIDE = 32 };
-static char g_dir[] = "test_eval.XXXXXX", g_weights[1000], out[1 << 16];
+static char g_dir[] = "test_eval.XXXXXX", g_weights[1000];
 static const char *g_exe;
 static device *g_dev;
 
@@ -206,27 +205,14 @@ static void test_sequences(judge *j) {
 
 /* ---- the command ---- */
 static int run(const char *args) {
-    char cmd[3000];
-    snprintf(cmd, sizeof cmd, "cd %s && '%s' eval --device cpu --threads 2 --judge '%s' %s 2>&1",
-             g_dir, g_exe, g_weights, args);
-    FILE *p = popen(cmd, "r");
-    REQUIRE(p != NULL);
-    size_t got = fread(out, 1, sizeof out - 1, p);
-    out[got] = 0;
-    int st = pclose(p);
-    REQUIRE(WIFEXITED(st)); /* no crash, no signal */
-    return WEXITSTATUS(st);
-}
-
-static bool says(const char *text) {
-    if (strstr(out, text)) return true;
-    printf("missing '%s' in: %s\n", text, out);
-    return false;
+    char head[2600];
+    snprintf(head, sizeof head, "cd %s && '%s' eval --device cpu --threads 2 --judge '%s'", g_dir, g_exe, g_weights);
+    return cli_run(head, args, "", NULL);
 }
 
 static void complains(const char *args, int code, const char *text) {
     REQUIRE_EQ(run(args), code);
-    REQUIRE(says(text) && strchr(out, '\n') == out + strlen(out) - 1);
+    REQUIRE(says(text) && one_line());
 }
 
 static double number(const json *j, const char *a, const char *b) {

@@ -72,17 +72,6 @@ static const struct { const char *name; net of; } sizes[] = {
     {"size.sd1_unet", {.unet = &sd1_full}}, {"size.sd2_unet", {.unet = &sd2_full}}, {"size.vae", {.vae = &vae_full}},
     {"size.taesd", {.vae = &taesd}}, {"size.clip_l", {.text = &clip_l}}, {"size.clip_h", {.text = &clip_h}}};
 
-static int g_failures;
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 /* ---- the maker's fill ---- */
 
 static uint32_t fnv(uint32_t h, const char *s) {

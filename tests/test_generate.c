@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 static const char *g_dir, *g_device, *g_precision;
-static int g_failures, g_calls;
+static int g_calls;
 static imago_picture g_init, g_mask;
 
 static imago *open_model(const char *name) {

@@ -2,42 +2,22 @@
  * texts, Ctrl-C.   usage: test_generate_cli PATH_OF_IMAGO GOLDEN_DIR
  * SPDX-License-Identifier: MIT */
 #include "file/image.h"
-#include "test.h"
+#include "cli_run.h"
 #include <cjson/cJSON.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char out[1 << 17], dir[] = "test_generate_cli.XXXXXX";
+static char dir[] = "test_generate_cli.XXXXXX";
 static const char *exe, *golden;
 
 /* Runs "exe generate --device cpu --precision f32 args" in dir; %m in args is the folder of tiny pipelines. */
 static int run(const char *args) {
-    char cmd[4096];
-    int n = snprintf(cmd, sizeof cmd, "cd %s && '%s' generate --device cpu --precision f32 ", dir, exe);
-    for (const char *a = args; *a; a++) {
-        bool model = a[0] == '%' && a[1] == 'm';
-        n += model ? snprintf(cmd + n, sizeof cmd - (size_t)n, "'%s/pipelines'", golden) : snprintf(cmd + n, sizeof cmd - (size_t)n, "%c", *a);
-        a += model;
-        REQUIRE(n < 4000);
-    }
-    snprintf(cmd + n, sizeof cmd - (size_t)n, " 2>&1");
-    FILE *p = popen(cmd, "r");
-    REQUIRE(p != NULL);
-    size_t got = fread(out, 1, sizeof out - 1, p);
-    out[got] = 0;
-    int st = pclose(p);
-    REQUIRE(WIFEXITED(st)); /* no crash, no signal */
-    return WEXITSTATUS(st);
+    char head[1200], models[1100];
+    snprintf(head, sizeof head, "cd %s && '%s' generate --device cpu --precision f32", dir, exe);
+    snprintf(models, sizeof models, "'%s/pipelines'", golden);
+    return cli_run(head, args, "m", (const char *[]){models});
 }
-
-static bool says(const char *text) {
-    if (strstr(out, text)) return true;
-    printf("missing '%s' in: %s\n", text, out);
-    return false;
-}
-
-static bool one_line(void) { return strchr(out, '\n') == out + strlen(out) - 1; }
 
 static const char *in_dir(const char *name) {
     static char path[2][256];

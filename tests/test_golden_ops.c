@@ -80,7 +80,6 @@ static const fixture fixtures[] = {
     ROW(norm2, 0, 0), ROW(mse, 12, 0), ROW(l1, 12, 0), ROW(huber, 12, 0), ROW(inverse, 0, 1e-4), ROW(solve, 0, 1e-4),
     ROW(block_matmul, 0, 0), ROW(time_embedding, 1, 1e-4), ROW(time_embedding_shift, 1, 1e-4)};
 
-static int g_failures;
 
 static const safetensor *entry(const safetensors *f, const char *name, const char *part, int k) {
     char key[96];

@@ -3,41 +3,19 @@
  * SPDX-License-Identifier: MIT */
 #include "file/file.h"
 #include "file/image.h"
-#include "test.h"
+#include "cli_run.h"
 #include <cjson/cJSON.h>
-#include <sys/wait.h>
 
-static char out[1 << 16];
 static const char *exe, *golden;
 static char dir[] = "test_info.XXXXXX";
 
 /* Runs "exe args"; %g in args is the golden folder, %d the scratch one. Exit code; out has stdout and stderr. */
 static int run(const char *args) {
-    char cmd[4096];
-    int n = snprintf(cmd, sizeof cmd, "'%s' ", exe);
-    for (const char *a = args; *a; a++) {
-        const char *put = a[0] == '%' && a[1] == 'g' ? golden : a[0] == '%' && a[1] == 'd' ? dir : NULL;
-        n += put ? snprintf(cmd + n, sizeof cmd - (size_t)n, "%s", put) : snprintf(cmd + n, sizeof cmd - (size_t)n, "%c", *a);
-        a += put != NULL;
-        REQUIRE(n < 4000);
-    }
-    snprintf(cmd + n, sizeof cmd - (size_t)n, " 2>&1");
-    FILE *p = popen(cmd, "r");
-    REQUIRE(p != NULL);
-    size_t got = fread(out, 1, sizeof out - 1, p);
-    out[got] = 0;
-    int st = pclose(p);
-    REQUIRE(WIFEXITED(st));
-    return WEXITSTATUS(st);
+    char head[1100];
+    snprintf(head, sizeof head, "'%s'", exe);
+    return cli_run(head, args, "gd", (const char *[]){golden, dir});
 }
 
-static bool says(const char *text) {
-    if (strstr(out, text)) return true;
-    printf("missing '%s' in: %s\n", text, out);
-    return false;
-}
-
-static bool one_line(void) { return strchr(out, '\n') == out + strlen(out) - 1; }
 static const char *text_of(const cJSON *j, const char *name) { return cJSON_GetStringValue(cJSON_GetObjectItem(j, name)); }
 static double number_of(const cJSON *j, const char *name) { return cJSON_GetNumberValue(cJSON_GetObjectItem(j, name)); }
 

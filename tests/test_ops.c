@@ -25,7 +25,7 @@ typedef struct run_case {
     input_spec in[MAX_INPUTS]; int n_in;
 } run_case;
 
-static int g_checks, g_failures;
+static int g_checks;
 
 static void report(const run_case *r, const char *dev, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static void report(const run_case *r, const char *dev, const char *fmt, ...) {

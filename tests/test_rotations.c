@@ -7,18 +7,7 @@
 #include "train/train.h"
 #include <math.h>
 
-static int g_failures;
 static device *g_dev;
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 static const char *const everything[] = {"layer", NULL};
 
 static float noise(const char *name, int64_t i) {

@@ -16,17 +16,6 @@ static const char *const betas[] = {"linear", "scaled_linear", "squaredcos_cap_v
 static const safetensors *g_gold;
 static double g_a[D][D], g_noise[12][D], g_x0[D];
 
-static int g_failures;
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 static int index_of(const char *const *words, int n, const char *word) {
     for (int i = 0; i < n; i++)
         if (strcmp(words[i], word) == 0) return i;

@@ -9,17 +9,6 @@
 #include <math.h>
 #include <stdio.h>
 
-static int g_failures;
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            g_failures++;                                                                          \
-            printf("FAIL %s: ", HERE);                                                             \
-            printf(__VA_ARGS__);                                                                   \
-            printf("\n");                                                                          \
-        }                                                                                          \
-    } while (0)
-
 static const char *const lora_targets[] = {"to_q", "to_k", "to_v", "to_out.0", NULL};
 
 typedef struct run {

@@ -10,13 +10,7 @@ static bool mix(const step_at *at, sampler_mix *m) {
     m->x = to.sigma / from.sigma * decay;
     m->x0 = to.alpha * (1 - decay * decay);
     m->noise = to.sigma * sqrt(1 - decay * decay);
-    m->keep[0].set = true;
-    m->keep[0].x0 = 1;
-    if (at->i == at->first || to.sigma == 0) return true;
-    double h = log_snr(to) - log_snr(from), last = log_snr(from) - log_snr(at->r[at->i - 1].at);
-    double slope = m->x0 * 0.5 * h / last;
-    m->x0 += slope;
-    m->kept[0] = -slope;
+    mix_midpoint(at, m);
     return true;
 }
 

@@ -76,3 +76,16 @@ static inline void mix_first_order(level from, level to, sampler_mix *m) {
 static inline double log_snr(level l) {
     return log(l.alpha) - log(l.sigma);
 } /* half of it: diffusers' lambda */
+
+/* DPM-Solver++(2M): adds half the slope of x0 over the last step, in log-SNR, and keeps x0 for the next. Nothing is added in the
+ * first step, which has no last one, and in the final one (to no noise), which has no finite length. */
+static inline void mix_midpoint(const step_at *at, sampler_mix *m) {
+    level from = at->r[at->i].at, to = at->r[at->i].to;
+    m->keep[0].set = true;
+    m->keep[0].x0 = 1;
+    if (at->i == at->first || to.sigma == 0) return;
+    double h = log_snr(to) - log_snr(from), last = log_snr(from) - log_snr(at->r[at->i - 1].at);
+    double slope = m->x0 * 0.5 * h / last;
+    m->x0 += slope;
+    m->kept[0] = -slope;
+}

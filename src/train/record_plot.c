@@ -31,7 +31,7 @@ static void box(image *im, int x, int y, int w, int h, const uint8_t c[3]) {
         for (int i = 0; i < w; i++) put(im, x + i, y + j, c);
 }
 
-/* right: x is the text's right end, else its middle */
+/* right: x is the text's right end, else its middle, moved so far that the text stays in the picture */
 static void number(image *im, int x, int y, double value, bool right) {
     char text[32];
     bool kilo = value >= 10000;
@@ -39,6 +39,7 @@ static void number(image *im, int x, int y, double value, bool right) {
     if (kilo) snprintf(text + strlen(text), 2, "k");
     int n = (int)strlen(text), width = n * 4 * DOT - DOT;
     x -= right ? width : width / 2;
+    x = MAX(0, MIN(x, im->w - width));
     for (int i = 0; i < n; i++) {
         const char *at = strchr(letters, text[i]);
         for (int bit = 0; at && bit < 15; bit++)

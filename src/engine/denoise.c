@@ -74,14 +74,12 @@ status denoise_plan(imago *im, const denoise_shape *s, plan **out) {
     return engine_plan(im, key, record_step, s, out);
 }
 
-/* The same weights for every picture of the batch. */
-static status write_rows(plan *p, const char *name, int batch, const double *w, int n) {
-    status st = OK;
-    float *rows = mem_alloc(sizeof *rows * (size_t)(batch * n));
-    if (!rows) return fail(E_HOST_MEMORY, "no host memory for sampler weights");
-    for (int i = 0; i < batch * n; i++) rows[i] = (float)w[i % n];
-    st = plan_write(p, name, rows);
-    mem_free(rows);
+status denoise_write_rows(plan *p, const char *name, int rows, const double *w, int n) {
+    float *all = mem_alloc(sizeof *all * (size_t)(rows * n));
+    if (!all) return fail(E_HOST_MEMORY, "no host memory for sampler weights");
+    for (int i = 0; i < rows * n; i++) all[i] = (float)w[i % n];
+    status st = plan_write(p, name, all);
+    mem_free(all);
     return st;
 }
 
@@ -103,7 +101,7 @@ static status write_distilled(plan *p, int rows, int dim, float guidance) {
 status denoise_write_time(imago *im, plan *p, int rows, double t, float guidance) {
     status st = OK;
     int dim = im->ck->unet.time_cond_proj_dim;
-    TRY(write_rows(p, "t", rows, &t, 1));
+    TRY(denoise_write_rows(p, "t", rows, &t, 1));
     if (dim) TRY(write_distilled(p, rows, dim, guidance));
 out:
     return st;
@@ -115,10 +113,10 @@ status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inp
     int batch = im->lat.batch, rows = s->guided ? 2 * batch : batch, n = 2 + s->n_kept;
     double w[SAMPLER_MAX_KEPT + 3], x0[2];
     TRY(denoise_write_time(im, p, rows, in->call->at.t, in->guidance));
-    if (s->guided) TRY(write_rows(p, "guidance", batch, (double[]){1.0 - (double)in->guidance, (double)in->guidance}, 2));
-    if (s->rescaled) TRY(write_rows(p, "rescale", batch, (double[]){(double)in->rescale, 1.0 - (double)in->rescale}, 2));
+    if (s->guided) TRY(denoise_write_rows(p, "guidance", batch, (double[]){1.0 - (double)in->guidance, (double)in->guidance}, 2));
+    if (s->rescaled) TRY(denoise_write_rows(p, "rescale", batch, (double[]){(double)in->rescale, 1.0 - (double)in->rescale}, 2));
     prediction_to_x0(im->ck->schedule.prediction_type, in->call->at, &x0[0], &x0[1]);
-    TRY(write_rows(p, "x0", batch, x0, 2));
+    TRY(denoise_write_rows(p, "x0", batch, x0, 2));
     for (int i = 0; i < s->n_kept; i++) {
         char name[16];
         snprintf(name, sizeof name, "keep%d", i);
@@ -128,14 +126,14 @@ status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inp
             w[0] = m->keep[i].x, w[1] = m->keep[i].x0;
             for (int k = 0; k < s->n_kept; k++) w[2 + k] = m->keep[i].kept[k];
         }
-        TRY(write_rows(p, name, batch, w, n));
+        TRY(denoise_write_rows(p, name, batch, w, n));
     }
     w[0] = m->x, w[1] = m->x0;
     for (int k = 0; k < s->n_kept; k++) w[2 + k] = m->kept[k];
     w[n] = in->noise ? m->noise : 0;
     if (s->noise && in->noise) TRY(plan_write(p, "noise", in->noise));
-    if (s->blend) TRY(write_rows(p, "outside", batch, (double[]){in->next.alpha, in->next.sigma}, 2));
-    TRY(write_rows(p, "next", batch, w, s->noise ? n + 1 : n));
+    if (s->blend) TRY(denoise_write_rows(p, "outside", batch, (double[]){in->next.alpha, in->next.sigma}, 2));
+    TRY(denoise_write_rows(p, "next", batch, w, s->noise ? n + 1 : n));
     TRY(engine_run(im, p));
 out:
     return st;

@@ -58,6 +58,8 @@ status text_load_embedding(imago *im, const char *spec);
 status latents_prepare(imago *im, int batch, int h, int w);
 void   latents_fini(imago *im);
 int    latent_factor(const imago *im);     /* px per latent cell */
+int    latent_side_px(const imago *im);    /* what the model was trained at */
+status latent_check_size(const imago *im, int width, int height); /* E_USAGE: px that are no whole latent */
 /* One picture's noise, drawn [C, h, w] from gen, to out [h, w, C]. */
 status latent_noise(const imago *im, noise_gen *gen, int h, int w, float *out);
 /* px [height, width, 3] in [-1, 1], sides multiples of the factor -> scaled latent [h, w, L] at out. The posterior is sampled
@@ -80,6 +82,8 @@ status denoise_run(imago *im, plan *p, const denoise_shape *s, const denoise_inp
  * rule of attention. Its inputs are written by denoise_write_time. */
 tensor *denoise_network(imago *im, graph *g, const attention_rule *rule, tensor *x);
 status denoise_write_time(imago *im, plan *p, int rows, double t, float guidance);
+/* Writes input `name` [rows, n] f32, every row the same w. */
+status denoise_write_rows(plan *p, const char *name, int rows, const double *w, int n);
 /* eps or v? Asks the network at the last timestep: an eps network gives back about its input. */
 status denoise_find_prediction(imago *im);
 

@@ -31,13 +31,13 @@ static status parse_schedule(const char *text, sampler_params *sp) {
 
 static status check_sizes(job *j) {
     imago_generate_params *p = &j->p;
-    int f = latent_factor(j->im), side = j->im->ck->sample_size ? j->im->ck->sample_size * f : 512;
+    int f = latent_factor(j->im);
     if (p->init && !p->width) p->width = MAX(p->init->width / f * f, f);
     if (p->init && !p->height) p->height = MAX(p->init->height / f * f, f);
-    if (!p->width) p->width = side;
-    if (!p->height) p->height = side;
-    if (p->width < f || p->height < f || p->width > 16384 || p->height > 16384 || p->width % f || p->height % f)
-        return fail(E_USAGE, "size %dx%d: both sides must be multiples of %d from %d to 16384", p->width, p->height, f, f);
+    if (!p->width) p->width = latent_side_px(j->im);
+    if (!p->height) p->height = latent_side_px(j->im);
+    status st = latent_check_size(j->im, p->width, p->height);
+    if (st != OK) return st;
     if (p->batch < 0 || p->batch > 64) return fail(E_USAGE, "batch %d: expected 1 to 64", p->batch);
     if (p->steps < 0 || p->steps > 1000) return fail(E_USAGE, "steps %d: expected 1 to 1000", p->steps);
     if (!(p->strength >= 0 && p->strength <= 1)) return fail(E_USAGE, "strength %g: expected 0 to 1", (double)p->strength);
@@ -108,7 +108,7 @@ static void read_mask(job *j) {
 static void read_pixels(const job *j, bool hidden, float *px) {
     size_t n = (size_t)j->p.width * (size_t)j->p.height * 3;
     for (size_t i = 0; i < n; i++)
-        px[i] = hidden && j->mask_picture.px[i / 3 * 3] >= 128 ? 0.0f : (float)j->init_picture.px[i] / 127.5f - 1.0f;
+        px[i] = hidden && j->mask_picture.px[i / 3 * 3] >= 128 ? 0.0f : image_unit(j->init_picture.px[i]);
 }
 
 /* What a 9-channel network sees beside the latent: mask, and the latent of the picture without what is painted. */

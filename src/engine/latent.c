@@ -11,6 +11,14 @@
 
 int latent_factor(const imago *im) { return vae_factor(&im->ck->vae); }
 
+int latent_side_px(const imago *im) { return im->ck->sample_size ? im->ck->sample_size * latent_factor(im) : 512; }
+
+status latent_check_size(const imago *im, int width, int height) {
+    int f = latent_factor(im);
+    if (width >= f && height >= f && width <= 16384 && height <= 16384 && width % f == 0 && height % f == 0) return OK;
+    return fail(E_USAGE, "size %dx%d: both sides must be multiples of %d from %d to 16384", width, height, f, f);
+}
+
 status engine_forget_plans(imago *im) {
     plan_cache_destroy(im->plans);
     im->plans = plan_cache_create(12);
@@ -176,11 +184,7 @@ status vae_decode_picture(imago *im, const float *latent, int h, int w, bool til
     if (tile && large) st = decode_tiles(im, latent, h, w, y);
     TRY(st);
     TRY(image_create(w * f, h * f, 3, out));
-    for (size_t i = 0; i < px; i++) {
-        float v = y[i] * 0.5f + 0.5f;
-        v = v > 0 ? (v < 1 ? v : 1) : 0; /* NaN becomes 0 */
-        out->px[i] = (uint8_t)lrintf(v * 255.0f);
-    }
+    for (size_t i = 0; i < px; i++) out->px[i] = image_byte(y[i]);
 out:
     mem_free(y);
     return st;

@@ -44,11 +44,11 @@ static status check_wishes(const imago_morph_params *p) {
 
 static status check_size(morph_job *j) {
     imago_morph_params *p = &j->p;
-    int f = latent_factor(j->im), side = j->im->ck->sample_size ? j->im->ck->sample_size * f : 512;
-    if (!p->width) p->width = p->height ? p->height : side;
+    int f = latent_factor(j->im);
+    if (!p->width) p->width = p->height ? p->height : latent_side_px(j->im);
     if (!p->height) p->height = p->width;
-    if (p->width < f || p->height < f || p->width > 16384 || p->height > 16384 || p->width % f || p->height % f)
-        return fail(E_USAGE, "size %dx%d: both sides must be multiples of %d from %d to 16384", p->width, p->height, f, f);
+    status st = latent_check_size(j->im, p->width, p->height);
+    if (st != OK) return st;
     j->h = p->height / f, j->w = p->width / f;
     j->cells = (size_t)j->h * (size_t)j->w * (size_t)j->im->ck->vae.latent_channels;
     return OK;
@@ -178,7 +178,7 @@ static status encode(morph_job *j, int picture, float *z) {
     size_t n = (size_t)j->p.width * (size_t)j->p.height * 3;
     float *px = mem_alloc(sizeof *px * n);
     if (!px) return fail(E_HOST_MEMORY, "no host memory for a picture");
-    for (size_t i = 0; i < n; i++) px[i] = (float)j->fitted[picture].px[i] / 127.5f - 1.0f;
+    for (size_t i = 0; i < n; i++) px[i] = image_unit(j->fitted[picture].px[i]);
     TRY(vae_encode_pixels(j->im, px, j->p.height, j->p.width, &j->gen, z));
 out:
     mem_free(px);

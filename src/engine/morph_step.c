@@ -120,12 +120,12 @@ out:
 }
 
 /* x0 = wx x + wp y and next = m.x x + m.x0 x0 with y = (1 - g) u + g c, as one sum over x, u, c. */
-static void next_weights(const imago *im, const sampler_call *call, float guidance, bool guided, float w[3]) {
+static void next_weights(const imago *im, const sampler_call *call, float guidance, bool guided, double w[3]) {
     double wx, wp, g = guided ? (double)guidance : 0;
     prediction_to_x0(im->ck->schedule.prediction_type, call->at, &wx, &wp);
-    w[0] = (float)(call->mix.x + call->mix.x0 * wx);
-    w[1] = (float)(call->mix.x0 * wp * (1 - g));
-    w[2] = (float)(call->mix.x0 * wp * g);
+    w[0] = call->mix.x + call->mix.x0 * wx;
+    w[1] = call->mix.x0 * wp * (1 - g);
+    w[2] = call->mix.x0 * wp * g;
 }
 
 static status write_blend(plan *p, const step_shape *s) {
@@ -171,16 +171,13 @@ status morph_step(imago *im, const morph_shape *wish, const sampler_call *call, 
     step_shape s = settle(im, wish, guidance);
     int moving = s.guided ? s.rows / 2 : s.rows, n = s.guided ? 3 : 2;
     plan *p = NULL;
-    float w[3], *rows = NULL;
+    double w[3];
     TRY(get_plan(im, &s, &p));
     TRY(denoise_write_time(im, p, s.rows, call->at.t, guidance));
     next_weights(im, call, guidance, s.guided, w);
-    if (!(rows = mem_alloc(sizeof *rows * (size_t)(moving * n)))) TRY(fail(E_HOST_MEMORY, "no host memory for sampler weights"));
-    for (int i = 0; i < moving * n; i++) rows[i] = w[i % n];
-    TRY(plan_write(p, "next", rows));
+    TRY(denoise_write_rows(p, "next", moving, w, n));
     if (s.sets > 1) TRY(write_blend(p, &s));
     TRY(engine_run(im, p));
 out:
-    mem_free(rows);
     return st;
 }

@@ -78,7 +78,7 @@ static status open_model(job *j) {
     if (c->text.hidden_size != c->unet.cross_attention_dim)
         return fail(E_FORMAT, "%s: the text encoder is %d wide, the UNet expects %d", c->path,
                     c->text.hidden_size, c->unet.cross_attention_dim);
-    j->side = j->p->side ? j->p->side : c->sample_size ? c->sample_size * f : 512;
+    j->side = j->p->side ? j->p->side : latent_side_px(j->im);
     if (j->side < f || j->side > 4096 || j->side % f)
         return fail(E_USAGE, "size %d: expected a multiple of %d from %d to 4096", j->side, f, f);
     j->h = j->side / f;

@@ -126,8 +126,7 @@ status instance_load(const instance *i, int side, bool flip, float *px) {
         for (int x = 0; x < side; x++)
             for (int c = 0; c < 3; c++)
                 px[(y * side + x) * 3 + c] =
-                    (float)fitted.px[(y * side + (flip ? side - 1 - x : x)) * 3 + c] / 127.5f -
-                    1.0f;
+                    image_unit(fitted.px[(y * side + (flip ? side - 1 - x : x)) * 3 + c]);
 out:
     image_free(&im);
     image_free(&fitted);

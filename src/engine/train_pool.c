@@ -54,8 +54,7 @@ status vae_opened_encode(vae_opened *v, int side, int n, const uint8_t *rgb, flo
     if (!v->encode) TRY(record(v, side, false, &v->encode));
     for (int at = 0; at < n; at += BATCH) {
         size_t k = (size_t)MIN(BATCH, n - at);
-        for (size_t i = 0; i < one * k; i++)
-            px[i] = (float)rgb[one * (size_t)at + i] / 127.5f - 1.0f;
+        for (size_t i = 0; i < one * k; i++) px[i] = image_unit(rgb[one * (size_t)at + i]);
         TRY(plan_write(v->encode, "in", px));
         TRY(plan_run(v->encode, NULL, NULL));
         TRY(plan_read(v->encode, "out", lp));
@@ -80,10 +79,7 @@ status vae_opened_decode(vae_opened *v, int side, int n, const float *z, uint8_t
         TRY(plan_write(v->decode, "in", lp));
         TRY(plan_run(v->decode, NULL, NULL));
         TRY(plan_read(v->decode, "out", px));
-        for (size_t i = 0; i < one * k; i++) {
-            float x = (px[i] + 1) * 127.5f + 0.5f;
-            rgb[one * (size_t)at + i] = (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x);
-        }
+        for (size_t i = 0; i < one * k; i++) rgb[one * (size_t)at + i] = image_byte(px[i]);
     }
 out:
     mem_free(px);

@@ -53,12 +53,7 @@ static status record_eval(job *j) {
 }
 
 static void to_floats(const uint8_t *rgb, size_t n, float *px) {
-    for (size_t i = 0; i < n; i++) px[i] = (float)rgb[i] / 127.5f - 1.0f;
-}
-
-static uint8_t to_byte(float x) {
-    float v = (x + 1) * 127.5f + 0.5f;
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+    for (size_t i = 0; i < n; i++) px[i] = image_unit(rgb[i]);
 }
 
 static status feed(void *ctx, int64_t step, uint64_t first) {
@@ -105,7 +100,7 @@ static status measure_batch(job *j, int first, int n, measures *m) {
     TRY(plan_run(j->eval, j->p->cancelled, j->p->ctx));
     TRY(plan_read(j->eval, "picture", j->px));
     TRY(plan_read(j->eval, "latent", j->latent));
-    for (size_t i = 0; i < one * (size_t)n; i++) j->rgb[i] = to_byte(j->px[i]);
+    for (size_t i = 0; i < one * (size_t)n; i++) j->rgb[i] = image_byte(j->px[i]);
     for (int i = 0; i < n; i++) {
         double p = psnr_of(from + one * (size_t)i, j->rgb + one * (size_t)i, one);
         int group = v->held_out_group ? v->held_out_group[first + i] : 0;

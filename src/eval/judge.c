@@ -80,8 +80,8 @@ status judge_distance(judge *j, const image *a, const image *b, double *d) {
     if (!(x = mem_alloc(2 * n * sizeof *x)))
         TRY(fail(E_HOST_MEMORY, "no host memory for two pictures of %d x %d", a->w, a->h));
     for (size_t i = 0; i < n; i++) {
-        x[i] = (float)a->px[i] / 127.5f - 1.0f;
-        x[n + i] = (float)b->px[i] / 127.5f - 1.0f;
+        x[i] = image_unit(a->px[i]);
+        x[n + i] = image_unit(b->px[i]);
     }
     TRY(plan_write(j->p, "x", x));
     TRY(plan_run(j->p, NULL, NULL));

@@ -3,11 +3,20 @@
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "base/base.h"
+#include <math.h>
 
 #define IMAGE_MAX_SIDE   32768
 #define IMAGE_MAX_PIXELS ((int64_t)100 << 20)
 
 typedef struct image { int w, h, channels; uint8_t *px; } image; /* [h, w, channels]; channels 1 grey, 3 RGB, 4 RGBA (straight alpha) */
+
+/* One sample, 0..255 and a network's -1..1. To bytes as diffusers: clamped, halves to even; NaN becomes 0. */
+static inline float image_unit(uint8_t v) { return (float)v / 127.5f - 1.0f; }
+static inline uint8_t image_byte(float x) {
+    float v = x * 0.5f + 0.5f;
+    v = v > 0 ? (v < 1 ? v : 1) : 0;
+    return (uint8_t)lrintf(v * 255.0f);
+}
 
 /* Loads PNG, JPEG or WebP, told apart by content. Palettes are expanded, 16 bits reduced to 8, CMYK converted, EXIF
  * rotation applied. Result: 3 channels, or 4 where the file has transparency (any pixel's alpha below 255).

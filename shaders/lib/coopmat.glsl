@@ -30,9 +30,14 @@ bool segment(uint s);
 uint rows();
 uint cols();
 void put(uint m, uint n, vec4 v);
+#ifdef B_GATHER
+uint b_at(uint offset, uint k);
+#else
+uint b_at(uint offset, uint k) { return offset + k * b_stride(); }
+#endif
 uint seg, seg_k0, seg_k1;
 
-const uint NONE = 0xffffffffu;
+const uint NONE = 0xffffffffu, STAGE = 1u; /* as in tile.glsl */
 const uint BM = SM * PM * FM, BN = SN * PN * FN;
 /* Panels in units of 4 halves: A is [BM][BK] (A_T: [BK][BM]), B is [BK][BN] (B_T: [BN][BK]). */
 const uint WA = (A_T == 1u ? BM : BK) / 4u, HA = A_T == 1u ? BK : BM, PITCH_A = WA + 2u;
@@ -68,7 +73,8 @@ void load_panels(uint k) {
     }
     [[unroll]] for (uint i = 0u; i < NB; i++) {
         bool in_k = k + b_k(i) < seg_k1 && boff[i] != NONE;
-        vb[i] = in_k ? b_half[(boff[i] + (k + b_k(i)) * b_stride()) >> 2] : f16vec4(0.0);
+        uint at = in_k ? b_at(boff[i], k + b_k(i)) : NONE;
+        vb[i] = at != NONE ? b_half[at >> 2] : f16vec4(0.0);
     }
 }
 

@@ -9,6 +9,7 @@
  *   bool segment(uint s): enters segment s, sets seg_k0 and seg_k1; false skips it
  *   uint a_stride(), b_stride(): elements from k to k + 1
  *   uint rows(), cols(): M and N
+ *   with B_GATHER: uint b_at(offset, k), the element of B at k, or NONE; B's address need not be linear then
  * (ROW and the buffers before this file, the functions after it.)
  *
  * STAGE 1 (GPUs): LX x LY threads stage BK-deep panels of A and B in shared memory, two buffers, and each
@@ -39,6 +40,9 @@ bool segment(uint s);
 uint rows();
 uint cols();
 void put(uint m, uint n, vec4 v);
+#ifdef B_GATHER
+uint b_at(uint offset, uint k);
+#endif
 uint seg, seg_k0, seg_k1;   /* the segment and its range of k */
 
 const uint NONE = 0x80000000u; /* no offset: buffers hold fewer elements, and what wraps below 0 (conv2d_bwd_w) stays near 0 */
@@ -98,6 +102,10 @@ vec4 get_b(uint at, int left) {
     return v;
 }
 
+#ifndef B_GATHER
+uint b_at(uint offset, uint k) { return offset + k * b_stride(); }
+#endif
+
 void load_panels(uint m0, uint n0, uint k) {
     [[unroll]] for (uint i = 0u; i < NA; i++) {
         uvec2 s = slot_a(i);
@@ -107,7 +115,8 @@ void load_panels(uint m0, uint n0, uint k) {
     [[unroll]] for (uint i = 0u; i < NB; i++) {
         uvec2 s = slot_b(i);
         int left = B_T == 1u ? int(seg_k1) - int(k + s.y) : (k + s.y < seg_k1 ? int(cols()) - int(n0 + s.x) : 0);
-        vb[i] = get_b(boff[i] + (k + s.y) * b_stride(), boff[i] == NONE ? 0 : left);
+        uint at = boff[i] == NONE || left <= 0 ? NONE : b_at(boff[i], k + s.y);
+        vb[i] = get_b(at, at == NONE ? 0 : left);
     }
 }
 

@@ -51,6 +51,7 @@ void log_set_level(log_level level);
 typedef struct debug_switches {
     log_level log;                          /* IMAGO_LOG=error|warn|info|debug */
     bool check_finite, check_ref, check_guard; /* IMAGO_CHECK=finite,ref,guard */
+    bool gpu_tiles;                         /* IMAGO_CHECK=tiles: a software driver multiplies as a GPU would */
     const char *dump_dir;                   /* IMAGO_DUMP=dir, NULL if unset */
     bool profile;                           /* IMAGO_PROFILE=1 */
 } debug_switches;

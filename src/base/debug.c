@@ -32,7 +32,8 @@ static void read_check(const char *s) {
         bool *on;
     } words[] = {{"finite", &switches.check_finite},
                  {"ref", &switches.check_ref},
-                 {"guard", &switches.check_guard}};
+                 {"guard", &switches.check_guard},
+                 {"tiles", &switches.gpu_tiles}};
     for (const char *p = s; *p;) {
         size_t n = strcspn(p, ","), i = 0;
         while (i < ARRAY_LEN(words) &&
@@ -41,7 +42,7 @@ static void read_check(const char *s) {
         if (i < ARRAY_LEN(words))
             *words[i].on = true;
         else if (n)
-            unknown("IMAGO_CHECK", s, "a list of finite,ref,guard");
+            unknown("IMAGO_CHECK", s, "a list of finite,ref,guard,tiles");
         p += n + (p[n] == ',');
     }
 }

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 typedef struct options {
-    const char *stage, *data, *out, *device, *precision, *judge, *vae, *words, *pool, *compose;
+    const char *stage, *data, *out, *device, *precision, *judge, *vae, *words, *pool, *compose, *from;
     int steps, batch, accumulate, seed, threads, channels, log_every, count, first;
     float lr, save_minutes, sheet_minutes;
     bool checkpointing;
@@ -84,6 +84,12 @@ static status compose_of(const options *o, const compose_params **out) {
     return fail(E_USAGE, "--compose %s: expected autoencoder, single or all", o->compose);
 }
 
+/* Threads that compose pictures: one beside a cpu that trains with all its cores, which also keeps
+ * it fed; a GPU asks for thousands of pictures a second. */
+static int composers(const options *o) {
+    return strcmp(device_id(o->dev), "cpu") == 0 ? 1 : MIN(4, MAX(1, os_cpu_count() - 1));
+}
+
 static train_params run_of(const options *o, int steps, double lr) {
     return (train_params){
         .folder = o->out,
@@ -113,6 +119,7 @@ static status stage_vae(const options *o) {
     const char *names[CORPUS_MAX_STYLES];
     train_params p = run_of(o, 32000, 1e-3);
     train_vae_params v = {.vae = vae_of(o->channels),
+                          .from = o->from,
                           .loss = {.edges = 1, .features = 0.1f, .moments = 0.1f},
                           .judge = o->judge,
                           .jitter = 0.15,
@@ -121,7 +128,7 @@ static status stage_vae(const options *o) {
     p.adam.weight_decay = 1e-4f;
     if (o->channels < 1 || o->channels > 64)
         TRY(fail(E_USAGE, "--channels %d: expected 1 to 64", o->channels));
-    TRY(corpus_source_open(o->data, &compose_autoencoder, p.seed, &s));
+    TRY(corpus_source_open(o->data, &compose_autoencoder, p.seed, composers(o), &s));
     TRY(corpus_source_held_out(s, false, &v.n_held_out, &held_out, &which));
     const corpus *c = corpus_source_corpus(s);
     for (int i = 0; i < v.n_held_out; i++) which[i] = c->pictures[which[i]].style;
@@ -140,7 +147,7 @@ static status stage_words(const options *o) {
     status st = OK;
     corpus_source *s = NULL;
     int learned = 0;
-    TRY(corpus_source_open(o->data, &compose_stage_b, (uint32_t)o->seed, &s));
+    TRY(corpus_source_open(o->data, &compose_stage_b, (uint32_t)o->seed, composers(o), &s));
     TRY(train_make_words(s, VOCABULARY, TOKENS, o->out, &learned));
     printf("%s: %d ids\n", o->out, learned);
 out:
@@ -156,7 +163,7 @@ static status stage_pool(const options *o) {
     if (o->count < 1 || o->first < 0)
         TRY(fail(E_USAGE, "--count %d, --first %d: expected at least 1 and 0", o->count, o->first));
     TRY(compose_of(o, &compose));
-    TRY(corpus_source_open(o->data, compose, (uint32_t)o->seed, &s));
+    TRY(corpus_source_open(o->data, compose, (uint32_t)o->seed, composers(o), &s));
     TRY(train_make_pool(o->dev, o->type, o->vae, s, (uint32_t)o->seed, (uint64_t)o->first, o->count,
                         o->out, cancelled, NULL));
 out:
@@ -213,6 +220,7 @@ static status stage_base(const options *o) {
     train_base_params b = {.unet = unet_of(c),
                            .text = text_base,
                            .schedule = schedule_base,
+                           .from = o->from,
                            .h = COMPOSE_SIDE / 8,
                            .w = COMPOSE_SIDE / 8,
                            .tokenizer = o->words,
@@ -227,7 +235,7 @@ static status stage_base(const options *o) {
                            .vae = &vae,
                            .side = COMPOSE_SIDE};
     p.adam.weight_decay = 1e-2f;
-    TRY(corpus_source_open(o->data, compose, (uint32_t)o->seed, &s));
+    TRY(corpus_source_open(o->data, compose, (uint32_t)o->seed, composers(o), &s));
     TRY(pool_open(o->pool, corpus_source_corpus(s), &pl));
     if (pl->h != b.h || pl->w != b.w || pl->channels != c)
         TRY(fail(E_USAGE, "%s holds latents of %dx%d and %d channels, %s makes %dx%d and %d",
@@ -312,6 +320,8 @@ int cmd_train(int argc, char **argv) {
          NULL},
         {"data", OPT_STRING, &o.data, "the corpus: a folder that examples/corpus makes", NULL},
         {"out", OPT_STRING, &o.out, "vae, base: folder of the run; words: folder; pool: file", "o"},
+        {"from", OPT_STRING, &o.from,
+         "folder of a model to begin with instead of random weights: vae, base", NULL},
         {"vae", OPT_STRING, &o.vae, "folder that holds vae/: pool, base", NULL},
         {"words", OPT_STRING, &o.words, "folder that stage words made: base", NULL},
         {"pool", OPT_STRING, &o.pool, "file that stage pool made: base", NULL},

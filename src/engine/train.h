@@ -46,6 +46,7 @@ status train_run(const train_params *p, const train_stage *s);
 typedef struct picture_source { status (*next)(void *ctx, uint64_t first, int n, uint8_t *rgb); void *ctx; } picture_source;
 typedef struct train_vae_params {
     vae_config vae; vae_loss_params loss;
+    const char *from;                      /* folder whose weights to begin with; NULL = random ones */
     const char *judge;                     /* SqueezeNet's file; NULL = no features term */
     double jitter;                         /* standard deviation of the noise on the latents in the last third */
     int side;                              /* px */
@@ -59,7 +60,7 @@ status train_vae(device *dev, dtype type, const train_params *p, const train_vae
 typedef struct corpus_source corpus_source;
 /* A stream of composed pictures.
  *   errors  those of corpus_open and composer_create     owner  caller: corpus_source_close (accepts NULL) */
-status corpus_source_open(const char *folder, const compose_params *compose, uint32_t seed, corpus_source **out);
+status corpus_source_open(const char *folder, const compose_params *compose, uint32_t seed, int threads, corpus_source **out);
 void   corpus_source_close(corpus_source *s);
 picture_source corpus_source_pictures(corpus_source *s);
 const corpus *corpus_source_corpus(const corpus_source *s);
@@ -87,6 +88,7 @@ status train_make_pool(device *dev, dtype type, const char *vae_folder, corpus_s
 typedef struct latent_source { status (*next)(void *ctx, uint64_t first, int n, float *latents, caption *captions); void *ctx; } latent_source;
 typedef struct train_base_params {
     unet_config unet; text_config text; schedule_config schedule;
+    const char *from;                      /* folder whose weights to begin with; NULL = random ones */
     int h, w;                              /* latent cells */
     const char *tokenizer;                 /* its folder; copied into the model */
     double shift, shift_late;              /* of the timesteps (noising.h); late: the last third */

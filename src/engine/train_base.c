@@ -149,6 +149,10 @@ static status declare(base_job *j) {
     }
     TRY(init_unet(&j->unet, j->p->seed));
     TRY(init_text(&j->text, j->p->seed));
+    if (j->b->from) {
+        TRY(import_part(&j->unet, PART_UNET, j->b->from));
+        TRY(import_part(&j->text, PART_TEXT, j->b->from));
+    }
 out:
     return st;
 }

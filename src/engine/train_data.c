@@ -1,4 +1,4 @@
-/* train_data.c: the corpus as a stream of pictures. Pictures are composed ahead by a thread, in the
+/* train_data.c: the corpus as a stream of pictures. Pictures are composed ahead by threads, in the
  * order of their numbers; who asks for another number than the next one (a resumed run) starts the
  * stream anew from there. SPDX-License-Identifier: MIT */
 #include "engine/train.h"
@@ -9,17 +9,19 @@ struct corpus_source {
     composer *m;
     compose_feed *feed;
     uint64_t next;
+    int threads;
     compose_info *info;
     int n_info;
 };
 
 status corpus_source_open(const char *folder, const compose_params *compose, uint32_t seed,
-                          corpus_source **out) {
+                          int threads, corpus_source **out) {
     status st = OK;
     compose_params p = *compose;
     corpus_source *s = *out = mem_zalloc(sizeof *s);
     if (!s) return fail(E_HOST_MEMORY, "no host memory for the corpus");
     p.seed[0] = seed;
+    s->threads = threads;
     TRY(corpus_open(folder, &s->c));
     TRY(composer_create(s->c, &p, &s->m));
 out:
@@ -44,7 +46,7 @@ status corpus_source_next(corpus_source *s, uint64_t first, int n, uint8_t *rgb,
     if (!s->feed || s->next != first) {
         compose_feed_close(s->feed);
         s->feed = NULL;
-        TRY(compose_feed_open(s->m, 1, 2 * n, first, &s->feed));
+        TRY(compose_feed_open(s->m, s->threads, 2 * n, first, &s->feed));
         s->next = first;
     }
     TRY(compose_feed_next(s->feed, n, rgb, info));

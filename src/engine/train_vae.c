@@ -195,6 +195,7 @@ static status prepare(job *j) {
     for (int i = 0; i < j->model.n; i++) j->model.p[i].trainable = true;
     TRY(params_allocate(&j->model));
     TRY(init_vae_tiny(&j->model, j->p->seed));
+    if (j->v->from) TRY(import_part(&j->model, PART_VAE, j->v->from));
     if (j->v->judge) TRY(squeezenet_load(&j->judge, j->v->judge));
     TRY(record_step(j));
     TRY(record_eval(j));

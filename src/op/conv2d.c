@@ -175,6 +175,7 @@ static const op_case cases[] = {
     CASE("[2,64,64,640] [320,640,1,1] f32[320] -", .a = {1}, .no_grad = true, .big = true),
     CASE("[32,16,16,128] [128,128,3,3] f32[128] -", .a = {1, 1, 1, 1, 1}, .no_grad = true,
          .big = true),
+    CASE("[2,128,128,64] [3,64,3,3] f32[3] -", .a = {1, 1, 1, 1, 1}, .no_grad = true, .big = true),
 };
 
 const op_info op_conv2d_info = {.name = "conv2d",

@@ -166,37 +166,46 @@ static status emit_w(gpu_cmd *c, const conv_geom *cg, dtype type, const gemm_til
     return gpu_dispatch_(c, &p);
 }
 
+/* Parts of the sum: of pixels, but of image rows with a software driver's tile (see
+ * conv2d_bwd_w_body.glsl). */
+static uint32_t splits_w(const conv_geom *cg, const gemm_tile *t) {
+    int64_t rows = cg->n * cg->oh, pixels = rows * cg->ow;
+    return gemm_splits(t, cg->o, cg->i, cg->kh * cg->kw, pixels, t->stage ? pixels : rows);
+}
+
+/* Timed split as it will be; 512: gemm_splits makes no shorter parts. */
 static void tune_size(gemm_job *j) {
     const conv_geom *cg = j->ctx;
+    int64_t pixels = cg->n * cg->oh * cg->ow, most = MAX(1, pixels / 512);
     size_t e = dtype_bytes(j->type);
-    j->bytes[0] = (uint64_t)(cg->n * cg->oh * cg->ow * cg->o) * e;
+    j->bytes[0] = (uint64_t)(pixels * cg->o) * e;
     j->bytes[1] = (uint64_t)(cg->n * cg->h * cg->w * cg->i) * e;
-    j->bytes[2] = (uint64_t)(cg->o * cg->i * cg->kh * cg->kw) * 4;
+    j->bytes[2] = (uint64_t)(most * cg->o * cg->i * cg->kh * cg->kw) * 4;
 }
 
 static status tune_emit(gpu_cmd *c, const gemm_job *j, const gemm_tile *t, const gpu_span s[3]) {
-    return emit_w(c, j->ctx, j->type, t, 1, s);
+    return emit_w(c, j->ctx, j->type, t, splits_w(j->ctx, t), s);
 }
 
 static status prepare_gpu_w(prep *p, node *n, const conv_geom *cg) {
     status st = OK;
     gemm_plan gp = {0};
     conv_geom timed = *cg;
-    int64_t taps = cg->kh * cg->kw, pixels = cg->n * cg->oh * cg->ow;
-    while (timed.n > 1 && conv_work(&timed) > 4e9) timed.n /= 2;
+    int64_t taps = cg->kh * cg->kw;
+    while (timed.n > 1 && conv_work(&timed) > TUNE_FLOPS) timed.n /= 2;
     gemm_job j = {.name = "conv2d_bwd_w",
                   .coopmat = "conv2d_bwd_w_coopmat",
                   .type = n->in[0]->dtype,
                   .form = {true, false, cg->o % 4 == 0, cg->i % 4 == 0},
                   .m = cg->o,
                   .n = cg->i,
-                  .k = pixels,
+                  .k = cg->n * cg->oh * cg->ow,
                   .batch = taps,
                   .size = tune_size,
                   .emit = tune_emit,
                   .ctx = &timed};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));
-    gp.splits = gemm_splits(&gp.tile, cg->o, cg->i, taps, pixels, cg->n * cg->oh);
+    gp.splits = splits_w(cg, &gp.tile);
     if (gp.splits > 1) prep_scratch(n, (size_t)(gp.splits * cg->o * cg->i * taps) * 4);
     TRY(gemm_plan_keep(n, &gp));
 out:

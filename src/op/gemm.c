@@ -19,8 +19,9 @@ static const gemm_tile gpu_tiles[] = {
     {0, 2, 2, 4, 4, 16, 16},  /* cooperative matrices (threads: 4 subgroups): 128 x 128 */
     {0, 2, 2, 4, 4, 32, 16},  {0, 2, 2, 2, 2, 32, 16}, /*  64 x  64 */
     {0, 2, 2, 4, 2, 32, 16},                           /* 128 x  64 */
+    {4, 16, 1, 8, 1, 16, 0},  /* 128 x  16: few columns */
 };
-#define TUNE_FLOPS   4e9 /* a timed job is cut down to this: about 1 ms on a small GPU */
+enum { TILE_PLAIN = 1 /* every Vulkan device can run it */, TILE_FEW_ROWS = 4, TILE_FEW_COLUMNS = 9 };
 #define TUNE_REPEATS 4
 #define TUNE_LEAST   1e8 /* smaller jobs last some microseconds with any tile: not worth timing */
 
@@ -64,6 +65,7 @@ static bool candidate(const gpu_caps *c, const gemm_job *j, int i, gemm_tile *t)
  */
 static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) {
     uint32_t lanes = c->subgroup_size;
+    if (debug_get()->gpu_tiles) return false;
     if (c->kind != GPU_SOFTWARE || (lanes != 4 && lanes != 8 && lanes != 16)) return false;
     double flops = job_flops(j);
     uint32_t rows = flops < 1e7 || j->m <= 8 ? MAX(lanes, 8) : flops < 1e9 || j->m <= 32 ? 32 : 64;
@@ -71,23 +73,44 @@ static bool software_tile(const gpu_caps *c, const gemm_job *j, gemm_tile *out) 
     return true;
 }
 
+/* By the device's clock where it has one: waiting for a fast GPU takes longer than the job. */
 static status time_tile(gpu *d, const gemm_job *j, const gemm_tile *t, const gpu_span span[3],
                         double *best) {
     status st = OK;
     gpu_cmd *c = NULL;
+    bool stamps = gpu_get_caps(d)->timestamps;
+    double ms[TUNE_REPEATS];
     TRY(gpu_cmd_create(d, &c));
-    for (int r = 0; r < TUNE_REPEATS; r++) TRY(j->emit(c, j, t, span));
+    for (int r = 0; r < TUNE_REPEATS; r++) {
+        if (stamps) TRY(gpu_cmd_mark(c, j->name, (uint32_t)r));
+        TRY(j->emit(c, j, t, span));
+    }
     TRY(gpu_cmd_end(c));
     *best = INFINITY;
-    for (int r = 0; r < 3; r++) { /* the first run warms up */
+    for (int run = 0; run < 2; run++) { /* the first warms up */
         double start = os_seconds();
         TRY(gpu_cmd_run(c, NULL, NULL));
-        double s = os_seconds() - start;
-        if (r) *best = MIN(*best, s);
+        if (run) *best = (os_seconds() - start) / TUNE_REPEATS;
+    }
+    if (stamps) {
+        TRY(gpu_cmd_times(c, TUNE_REPEATS, ms));
+        *best = ms[0] / 1e3;
+        for (int r = 1; r < TUNE_REPEATS; r++) *best = MIN(*best, ms[r] / 1e3);
     }
 out:
     gpu_cmd_destroy(c);
     return st;
+}
+
+/* Each tile timed costs a compilation. Where cooperative matrices apply, one ordinary tile is timed
+ * beside them, for devices where they are slow. */
+static bool worth_timing(const gpu_caps *c, const gemm_job *j, int i) {
+    gemm_tile t;
+    bool coopmat = false;
+    for (int k = 0; k < (int)ARRAY_LEN(gpu_tiles); k++)
+        coopmat |= gpu_tiles[k].coopmat && candidate(c, j, k, &t);
+    if (i == TILE_FEW_COLUMNS) return j->n <= 16;
+    return gpu_tiles[i].coopmat || i == TILE_PLAIN || !coopmat;
 }
 
 static int size_class(int64_t x) {
@@ -101,7 +124,7 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
     char key[128];
     if (software_tile(caps, j, out)) return OK;
     if (job_flops(j) < TUNE_LEAST) {
-        *out = gpu_tiles[j->m <= 16 ? 4 : 1];
+        *out = gpu_tiles[j->m <= 16 ? TILE_FEW_ROWS : TILE_PLAIN];
         return OK;
     }
     snprintf(key, sizeof key, "%s_%s %c%c%d%d m%d n%d k%d b%d", j->name, dtype_name(j->type),
@@ -112,14 +135,14 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
         double row = 2.0 * (double)j->n * (double)j->k, best = INFINITY;
         j->cap_m = MAX(MIN(j->m, (int64_t)(TUNE_FLOPS / row)), MIN(j->m, 128));
         j->size(j);
-        choice = 1; /* the tile every Vulkan device can run */
+        choice = TILE_PLAIN;
         for (int i = 0; i < 3; i++)
             TRY(gpu_alloc(d, GPU_ACTIVATIONS, MAX(j->bytes[i], 256), &span[i]));
         for (int i = 0; i < (int)ARRAY_LEN(gpu_tiles); i++) {
             double s = 0;
-            if (!candidate(caps, j, i, out)) continue;
+            if (!worth_timing(caps, j, i) || !candidate(caps, j, i, out)) continue;
             TRY(time_tile(d, j, out, span, &s));
-            log_debug("tune %s: tile %d %.3f ms", key, i, s * 1e3 / TUNE_REPEATS);
+            log_debug("tune %s: tile %d %.3f ms", key, i, s * 1e3);
             if (s < best) best = s, choice = i;
         }
         gpu_tune_set(d, key, choice);
@@ -133,7 +156,7 @@ out:
 uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, int64_t k,
                      int64_t max_splits) {
     int64_t tiles = div_up(m, tile_rows(t)) * div_up(n, tile_cols(t)) * batch;
-    int64_t wanted = t->stage ? 256 : 2 * os_cpu_count(); /* workgroups that fill the device */
+    int64_t wanted = t->stage ? GEMM_FILL : 2 * os_cpu_count();
     int64_t least_k = 512; /* shorter parts cost more in partial sums than they win */
     if (tiles >= wanted) return 1;
     return (uint32_t)MAX(1, MIN(MIN(wanted / tiles, k / least_k), max_splits));

@@ -47,8 +47,10 @@ typedef struct gemm_job {
                    const gpu_span span[3]);
     const void *ctx;
 } gemm_job;
+#define TUNE_FLOPS 2e10 /* a timed job is cut down to this: 5 ms on a small GPU, and yet it fills a large one */
 status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out);
 
+#define GEMM_FILL 512 /* workgroups that fill a large GPU */
 /* Parts of a sum of `k` terms (at most max_splits) so that few tiles still fill the device. */
 uint32_t gemm_splits(const gemm_tile *t, int64_t m, int64_t n, int64_t batch, int64_t k,
                      int64_t max_splits);

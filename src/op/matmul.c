@@ -189,17 +189,22 @@ static status emit(gpu_cmd *c, const dims *d, const gemm_form *f, dtype type, co
     return gpu_dispatch_(c, &p);
 }
 
+enum { MOST_SPLITS = 64 };
+
+/* y: as it is, or its parts: no more than the largest tiles that gemm_splits hands out. */
 static void tune_size(gemm_job *j) {
     size_t e = dtype_bytes(j->type);
+    int64_t y = j->cap_m * j->n, parts = MIN(MOST_SPLITS * y, (int64_t)GEMM_FILL * 128 * 128);
     j->bytes[0] = (uint64_t)(j->cap_m * j->k) * e;
     j->bytes[1] = (uint64_t)(j->n * j->k) * e;
-    j->bytes[2] = (uint64_t)(j->cap_m * j->n) * e;
+    j->bytes[2] = MAX((uint64_t)y * e, (uint64_t)parts * 4);
 }
 
 static status tune_emit(gpu_cmd *c, const gemm_job *j, const gemm_tile *t, const gpu_span s[3]) {
     dims d = {1, j->cap_m, j->n, j->k, true};
-    gemm_epilogue e = {.vec = j->n % 4 == 0, .f32 = j->type == DT_F32};
-    return emit(c, &d, &j->form, j->type, t, 1, &e,
+    uint32_t splits = gemm_splits(t, d.m, d.n, 1, d.k, MOST_SPLITS);
+    gemm_epilogue e = {.vec = j->n % 4 == 0, .f32 = splits > 1 || j->type == DT_F32};
+    return emit(c, &d, &j->form, j->type, t, splits, &e,
                 (const gpu_span[5]){s[0], s[1], s[0], s[0], s[2]});
 }
 
@@ -218,7 +223,7 @@ static status prepare_gpu(prep *p, node *n) {
                   .size = tune_size,
                   .emit = tune_emit};
     TRY(gemm_choose(p->gpu, &j, &gp.tile));
-    gp.splits = gemm_splits(&gp.tile, d.m, d.n, d.batch, d.k, 64);
+    gp.splits = gemm_splits(&gp.tile, d.m, d.n, d.batch, d.k, MOST_SPLITS);
     if (gp.splits > 1) prep_scratch(n, (size_t)(gp.splits * d.batch * d.m * d.n) * 4);
     TRY(gemm_plan_keep(n, &gp));
 out:

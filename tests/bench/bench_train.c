@@ -1,7 +1,7 @@
 /* bench_train.c: seconds and TFLOP/s of one training step of the bundled model's networks, without
  * data: the autoencoder (with SqueezeNet as judge when its file is given) and the UNet with its
  * text encoder. bench_train_torch.py times the same in PyTorch. usage: bench_train vae|unet
- * [--batch n] [--steps n] [--device d] [--precision t] [--threads n] [--judge file] [--profile]
+ * [--batch n] [--steps n] [--device d] [--precision t] [--threads n] [--judge file] [--cache folder] [--profile]
  * SPDX-License-Identifier: MIT */
 #include "family/text_encoder.h"
 #include "family/unet.h"
@@ -105,7 +105,7 @@ static void record_unet(bench *b, graph *g) {
 
 int main(int argc, char **argv) {
     bench b = {.batch = 16, .type = DT_BF16, .n_parts = 1};
-    const char *name = "cpu", *what = argc > 1 ? argv[1] : "";
+    const char *name = "cpu", *cache = NULL, *what = argc > 1 ? argv[1] : "";
     int steps = 5, threads = 0;
     bool profile = false;
     for (int i = 2; i < argc; i++) {
@@ -120,6 +120,8 @@ int main(int argc, char **argv) {
             name = v, i++;
         else if (!strcmp(argv[i], "--judge"))
             b.judge_path = v, i++;
+        else if (!strcmp(argv[i], "--cache"))
+            cache = v, i++;
         else if (!strcmp(argv[i], "--threads"))
             threads = atoi(v), i++;
         else if (!strcmp(argv[i], "--precision"))
@@ -127,7 +129,8 @@ int main(int argc, char **argv) {
         else
             return fprintf(stderr, "bench_train: '%s'?\n", argv[i]), 2;
     }
-    fatal(device_open(&op_all, &(device_params){.name = name, .threads = threads}, &b.dev));
+    fatal(device_open(&op_all, &(device_params){
+.name = name, .cache_dir = cache, .threads = threads}, &b.dev));
     if (profile) device_set_checks(b.dev, (device_checks){.profile = true});
     graph *g = graph_create(b.dev);
     if (!strcmp(what, "vae"))
@@ -159,5 +162,11 @@ int main(int argc, char **argv) {
     printf("step %.1f ms, %.1f samples/s, %.3f TFLOP/s; update %.1f ms\n", best * 1e3,
            b.batch / best, r->work / best / 1e12, opt * 1e3);
     if (profile) plan_profile_print(b.step);
+    plan_destroy(b.step);
+    optimizer_destroy(&b.opt);
+    params_fini(&b.model);
+    params_fini(&b.text);
+    params_fini(&b.judge);
+    device_close(b.dev); /* writes the tuning table and the pipeline cache */
     return 0;
 }

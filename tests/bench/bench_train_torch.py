@@ -2,7 +2,7 @@
 weights, channels last. With --cpu-time the processor's time is counted instead of the clock's: comparable on a busy machine, with
 one thread.
 
-    python tests/bench/bench_train_torch.py vae|unet [--batch n] [--steps n] [--threads n] [--cpu-time]
+    python tests/bench/bench_train_torch.py vae|unet [--batch n] [--steps n] [--threads n] [--cpu-time] [--device cuda] [--compile]
 
 torch 2.13, diffusers 0.35, transformers 4.56
 SPDX-License-Identifier: MIT"""
@@ -20,9 +20,20 @@ a.add_argument("--batch", type=int, default=16)
 a.add_argument("--steps", type=int, default=5)
 a.add_argument("--threads", type=int, default=2)
 a.add_argument("--cpu-time", action="store_true")
+a.add_argument("--device", default="cpu")
+a.add_argument("--compile", action="store_true", help="torch.compile the networks")
 a = a.parse_args()
 torch.set_num_threads(a.threads)
-clock = time.process_time if a.cpu_time else time.perf_counter
+timer = time.process_time if a.cpu_time else time.perf_counter
+torch.set_default_device(a.device)
+
+
+def clock():
+    if a.device == "cuda":
+        torch.cuda.synchronize()
+    return timer()
+
+
 n = a.batch
 
 if a.what == "vae":
@@ -56,13 +67,18 @@ else:
 
 for p in parts:
     p.train().to(memory_format=torch.channels_last)
+if a.compile:
+    for p in parts:
+        p.compile()
+    if a.what == "vae":
+        net.encoder.compile(), net.decoder.compile()
 weights = [w for p in parts for w in p.parameters()]
 adam = torch.optim.AdamW(weights, lr=1e-4, fused=True)
 print(a.what, "batch", n, sum(w.numel() for w in weights), "parameters, torch", torch.__version__)
 best = update = 1e30
 for _ in range(a.steps):
     start = clock()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(a.device, dtype=torch.bfloat16):
         value = loss()
     value.backward()
     middle = clock()

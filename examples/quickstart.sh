@@ -1,6 +1,6 @@
 #!/bin/sh
 # quickstart.sh: from a fresh checkout to a running imago: installs what is missing, builds, lists the
-# devices and trains the tiny UNet for a few steps. A second run installs and rebuilds nothing.
+# devices and makes pictures with the bundled model. A second run installs and rebuilds nothing.
 # SPDX-License-Identifier: MIT
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,4 +10,4 @@ sh examples/setup.sh
 cmake --build build
 
 ./build/imago devices
-./build/imago train-tiny --steps 20
+sh examples/01_generate.sh

@@ -108,6 +108,17 @@ static void test_inputs(void) {
     REQUIRE(os_file_exists(in_dir("preview.preview.png")));
 }
 
+static void test_bundled(void) {
+    image sheet = {0};
+    REQUIRE_OK(file_write_atomic(in_dir("lines.txt"), "a red heart\na bus\na clock\n", 26));
+    REQUIRE_EQ(run("-p @lines.txt --steps 2 --cfg 0 -o none-%02d.png --sheet all.png"), 0); /* no --model: the bundled one, if it is beside the program */
+    REQUIRE_EQ(run("-p @lines.txt --steps 2 --cfg 1 -o one-%02d.png"), 0);
+    REQUIRE(same("none-02.png", "one-02.png"));
+    REQUIRE_OK(image_load(in_dir("all.png"), &sheet));
+    REQUIRE(sheet.w == 2 * 128 + 2 && sheet.h == 2 * 128 + 2); /* three pictures */
+    image_free(&sheet);
+}
+
 static void test_events(void) {
     REQUIRE_EQ(run(SMALL "-p fox -o events.png --json"), 0);
     int pictures = 0, done = 0, steps = 0;
@@ -129,7 +140,8 @@ static void test_events(void) {
 
 static void test_refusals(void) {
     static const struct { const char *args; int code; const char *says; } wrong[] = {
-        {"-p fox", 2, "no model"}, {"-m %m/sd1", 2, "no prompt"}, {"-m nowhere.safetensors -p fox", 1, "nowhere.safetensors"},
+        {"-m %m/sd1", 2, "no prompt"}, {"-m %m/sd1 -p fox --steps 0", 2, "--steps 0"}, {"-m %m/sd1 -p fox --init init.png --strength 0", 2, "--strength 0"},
+        {"-m %m/sd1 -p fox --sheet sheet.bmp", 2, "end the name in .png"}, {"-m nowhere.safetensors -p fox", 1, "nowhere.safetensors"},
         {"-m %m/sd1 -p fox --size big", 2, "'big'"}, {"-m %m/sd1 -p fox --size 50x50", 2, "50x50"}, {"-m %m/sd1 -p fox --sampler warp", 2, "'warp'"},
         {"-m %m/sd1 -p fox -o fox.bmp", 2, "end the name in .png"}, {"-m %m/sd1 -p fox -o 'a%s.png'", 2, "place-holder"}, {"-m %m/sd1 -p fox -s x", 2, "'x'"},
         {"-m %m/sd1 -p @none.txt", 1, "none.txt"}, {"-m %m/sd1 -p fox --init none.png", 1, "none.png"}, {"-m %m/sd1 -p fox --mask mask.png", 2, "init"},
@@ -174,6 +186,7 @@ int main(int argc, char **argv) {
     test_files();
     test_reproduction();
     test_inputs();
+    test_bundled();
     test_events();
     test_refusals();
     test_interrupt();

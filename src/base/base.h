@@ -118,6 +118,7 @@ uint64_t os_memory_available_bytes(void);
 uint64_t os_peak_memory_bytes(void);         /* most resident memory this process has had */
 uint64_t os_entropy(void);                    /* for seeds nobody chose */
 status os_mkdir_p(const char *path);
+const char *os_program_folder(char out[1024]); /* where the running program's file lies; NULL if the system does not tell */
 bool   os_file_exists(const char *path);
 /* Whole file, at most max_bytes. *data is mem_alloc'ed, caller frees, one extra NUL follows. */
 status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *bytes);

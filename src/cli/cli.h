@@ -21,4 +21,9 @@ typedef struct positionals { const char *usage, **value; int min, max, n; } posi
 status cli_parse(const command *c, int argc, char **argv, const option *o, int n, positionals *args, bool *help);
 int    cli_fail(status st);                       /* one line to stderr; the process's exit code */
 const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/.cache/imago, NULL if neither */
+/* What comes with the program ("models/imago-base"): beside its folder, as in a source tree; in ../share/imago, as installed;
+ * below the current folder. Where it is nowhere: its name as it is, for messages. */
+const char *cli_asset(const char *name, char buf[1200]);
+const char *cli_default_model(char buf[1200]);    /* the bundled model's folder; NULL where it is not */
+#define CLI_JUDGE "assets/squeezenet/squeezenet_v1.0.safetensors"
 extern const command commands[];

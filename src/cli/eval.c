@@ -6,7 +6,6 @@
 #include <stdio.h>
 
 enum { MAX_FOLDERS = 300 }; /* a panel of the chart each, and pictures have at most 32768 rows */
-static const char default_judge[] = "assets/squeezenet/squeezenet_v1.0.safetensors";
 
 typedef struct eval_command {
     const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit;
@@ -122,14 +121,19 @@ static status check(eval_command *c, const positionals *args) {
     return OK;
 }
 
+int cmd_eval_base(int argc, char **argv); /* eval_base.c */
+
 int cmd_eval(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "base") == 0) return cmd_eval_base(argc - 1, argv + 1);
+    char judge_path[1200];
     static const command self = {"eval",
                                  "Measures morphs: how long and how even the way from frame to "
-                                 "frame is, and how true its ends are.",
+                                 "frame is, and how true its ends are. `imago eval base` measures "
+                                 "a model.",
                                  NULL};
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));
-    c->judge = default_judge, c->device = "auto", c->fit = "crop";
+    c->judge = cli_asset(CLI_JUDGE, judge_path), c->device = "auto", c->fit = "crop";
     positionals args = {"morph DIR [DIR …]", c->path, 2, 1 + MAX_FOLDERS, 0};
     bool help = false;
     const option table[] = {
@@ -141,7 +145,7 @@ int cmd_eval(int argc, char **argv) {
         {"last", OPT_STRING, &c->in.last, "the picture every morph ends with", NULL},
         {"fit", OPT_STRING, &c->fit, "how these two were made to fit: crop (default) or pad", NULL},
         {"judge", OPT_STRING, &c->judge,
-         "SqueezeNet's weights (assets/squeezenet/squeezenet_v1.0.safetensors)", NULL},
+         "SqueezeNet's weights (the bundled ones)", NULL},
         {"device", OPT_STRING, &c->device, "auto, cpu, vulkan or vulkan:N", NULL},
         {"threads", OPT_INT, &c->threads, "on cpu (all cores)", "t"},
         {"overwrite", OPT_FLAG, &c->overwrite, "replace existing files", NULL}};

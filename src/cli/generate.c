@@ -1,6 +1,7 @@
 /* generate.c: imago generate: prompts to PNG files.
  * SPDX-License-Identifier: MIT */
 #include "cli/generate.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -53,6 +54,23 @@ static status save(generate_job *j, const imago_picture *pic, int number) {
     return OK;
 }
 
+/* Picture `number` of `total`, all of one size, into a sheet about as wide as high. */
+static status add_to_sheet(generate_job *j, const imago_picture *pic, int number, int total) {
+    status st = OK;
+    enum { GAP = 2 };
+    int columns = (int)ceil(sqrt(total)), rows = (total + columns - 1) / columns;
+    int pitch_x = pic->width + GAP, pitch_y = pic->height + GAP;
+    if (!j->sheet.px) {
+        TRY(image_create(columns * pitch_x - GAP, rows * pitch_y - GAP, 3, &j->sheet));
+        memset(j->sheet.px, 255, 3 * (size_t)j->sheet.w * (size_t)j->sheet.h);
+    }
+    for (int y = 0; y < pic->height; y++)
+        memcpy(j->sheet.px + 3 * ((size_t)(number / columns * pitch_y + y) * (size_t)j->sheet.w + (size_t)(number % columns * pitch_x)),
+               pic->rgb + 3 * (size_t)y * (size_t)pic->width, 3 * (size_t)pic->width);
+out:
+    return st;
+}
+
 static void print_report(const generate_job *j) {
     imago_report r;
     imago_get_report(j->im, &r);
@@ -82,10 +100,14 @@ static status run(generate_job *j) {
         imago_picture *pics = NULL;
         j->p.prompt = j->prompt[i];
         st = (status)imago_generate(j->im, &j->p, &pics);
-        for (int b = 0; st == OK && b < batch; b++) st = save(j, &pics[b], i * batch + b);
+        for (int b = 0; st == OK && b < batch; b++) {
+            st = save(j, &pics[b], i * batch + b);
+            if (st == OK && j->sheet_path) st = add_to_sheet(j, &pics[b], i * batch + b, j->n_prompts * batch);
+        }
         imago_free_pictures(pics, batch);
         if (st != OK) goto out;
     }
+    if (j->sheet_path) TRY(image_save_png(j->sheet_path, &j->sheet, NULL, 0));
     print_report(j);
 out:
     return st;
@@ -99,12 +121,13 @@ int cmd_generate(int argc, char **argv) {
     int width = 0, height = 0;
     bool help = false, preview = false;
     const option options[] = {
-        {"model", OPT_STRING, &j.open.model, "diffusers folder, .safetensors or .gguf", "m"},
+        {"model", OPT_STRING, &j.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"prompt", OPT_STRING, &prompt, "text; @FILE: a prompt a line; -: the same from stdin", "p"},
         {"output", OPT_STRING, &j.output, "PNG to write; %d is the number (imago-%04d.png, first free)", "o"},
+        {"sheet", OPT_STRING, &j.sheet_path, "PNG with all pictures of the run side by side, beside the single ones", NULL},
         {"negative", OPT_STRING, &j.p.negative, "what should not be seen", "n negative-prompt"},
         {"steps", OPT_INT, &j.p.steps, "sampling steps (20)", "num-inference-steps"},
-        {"cfg", OPT_FLOAT, &j.p.guidance, "guidance scale (7); 1 = none", "cfg-scale guidance-scale"},
+        {"cfg", OPT_FLOAT, &j.p.guidance, "guidance scale (7); 1 or 0 = none", "cfg-scale guidance-scale"},
         {"cfg-rescale", OPT_FLOAT, &j.p.guidance_rescale, "guidance rescale, 0 to 1 (0)", "guidance-rescale"},
         {"sampler", OPT_STRING, &j.p.sampler, "ddim, euler, euler_a (default), heun, dpmpp_2m, dpmpp_2m_sde, unipc, lcm; A1111's and diffusers' names too", "sampling-method"},
         {"schedule", OPT_STRING, &j.p.schedule, "model, karras, exponential, leading, trailing, linspace", "scheduler"},
@@ -133,7 +156,8 @@ int cmd_generate(int argc, char **argv) {
         {"threads", OPT_INT, &j.open.threads, "cpu threads (all cores)", "t"},
         {"overwrite", OPT_FLAG, &j.overwrite, "replace existing files", NULL},
         {"json", OPT_FLAG, &j.json, "events as JSON lines on stdout", NULL}};
-    char cache[512];
+    char cache[512], model[1200];
+    j.p.steps = -1, j.p.guidance = -1, j.p.strength = -1; /* as not given: a given 0 is another thing */
     status st = like_read(&j, argc, argv);
     if (st == OK) st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), NULL, &help);
     if (st == OK && help) goto done;
@@ -142,6 +166,7 @@ int cmd_generate(int argc, char **argv) {
     j.open.embeddings = embeddings.value;
     j.open.n_embeddings = embeddings.n;
     j.open.cache_dir = cli_cache_dir(cache);
+    if (!j.open.model) j.open.model = cli_default_model(model);
     j.p.preview = preview ? write_preview : NULL;
     j.p.preview_ctx = &j;
     if (st == OK) st = settle(&j, prompt, seed, size, width, height);
@@ -151,6 +176,7 @@ done:;
     imago_close(j.im);
     imago_clear_picture(&j.init);
     imago_clear_picture(&j.mask);
+    image_free(&j.sheet);
     arena_fini(&j.mem);
     return code;
 }

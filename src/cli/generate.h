@@ -2,13 +2,15 @@
  * SPDX-License-Identifier: MIT */
 #pragma once
 #include "cli/cli.h"
+#include "file/image.h"
 #include "imago.h"
 #include <cjson/cJSON.h>
 
 typedef struct generate_job {
     imago *im; imago_open_params open; imago_generate_params p;
     const char **prompt; int n_prompts;
-    const char *output, *like, *init_path, *mask_path;
+    const char *output, *like, *init_path, *mask_path, *sheet_path;
+    image sheet;                           /* all pictures of the run, row by row */
     char preview_path[1200];
     imago_picture init, mask;
     bool json, overwrite, numbered;        /* numbered: output has a %d */

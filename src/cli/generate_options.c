@@ -34,12 +34,12 @@ static status like_json(generate_job *j, const char *text) {
     take_string(j, o, "seed", &seed);
     p->width = (int)number_of(o, "width", 0);
     p->height = (int)number_of(o, "height", 0);
-    p->steps = (int)number_of(o, "steps", 0);
-    p->guidance = (float)number_of(o, "cfg", 0);
+    p->steps = (int)number_of(o, "steps", -1);
+    p->guidance = (float)number_of(o, "cfg", -1);
     p->guidance_rescale = (float)number_of(o, "cfg_rescale", 0);
     p->eta = (float)number_of(o, "eta", -1);
     p->clip_skip = (int)number_of(o, "clip_skip", 0);
-    p->strength = (float)number_of(o, "strength", 0);
+    p->strength = (float)number_of(o, "strength", -1);
     p->plain_prompt = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "plain_prompt"));
     if (seed) p->seed = strtoull(seed, NULL, 10);
     if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "adapters")) > 0)
@@ -196,6 +196,11 @@ out:
 
 status check_outputs(generate_job *j, int batch) {
     char path[1200];
+    size_t n = j->sheet_path ? strlen(j->sheet_path) : 0;
+    if (j->sheet_path && (n < 5 || strcmp(j->sheet_path + n - 4, ".png") != 0))
+        return fail(E_USAGE, "sheet '%s': imago writes PNG, end the name in .png", j->sheet_path);
+    if (j->sheet_path && !j->overwrite && os_file_exists(j->sheet_path))
+        return fail(E_USAGE, "%s is there already: choose another --sheet, or give --overwrite", j->sheet_path);
     for (int i = 0; i < j->n_prompts * batch && !j->overwrite; i++) {
         output_path(j, i, path);
         if (os_file_exists(path)) return fail(E_USAGE, "%s is there already: choose another --output, or give --overwrite", path);
@@ -203,9 +208,22 @@ status check_outputs(generate_job *j, int batch) {
     return OK;
 }
 
+/* A zero that was given means itself, not the default. */
+static status settle_zeros(imago_generate_params *p) {
+    if (p->steps == 0) return fail(E_USAGE, "--steps 0 makes no picture: give 1 or more");
+    if (p->strength == 0)
+        return fail(E_USAGE, "--strength 0 would change nothing: give more than 0, up to 1");
+    if (p->guidance == 0) p->guidance = 1;
+    if (p->steps == -1) p->steps = 0;
+    if (p->strength == -1) p->strength = 0;
+    if (p->guidance == -1) p->guidance = 0;
+    return OK;
+}
+
 status settle(generate_job *j, const char *prompt, const char *seed, const char *size, int width, int height) {
     status st = OK;
     char rest = 0;
+    TRY(settle_zeros(&j->p));
     TRY(read_prompts(j, prompt));
     TRY(read_seed(j, seed));
     if (size && (sscanf(size, "%dx%d%c", &j->p.width, &j->p.height, &rest) != 2 || j->p.width < 1 || j->p.height < 1))

@@ -30,6 +30,22 @@ const char *cli_cache_dir(char buf[512]) {
     return n > 0 && n < 512 ? buf : NULL;
 }
 
+const char *cli_asset(const char *name, char buf[1200]) {
+    static const char *const from[] = {"..", "../share/imago"};
+    char folder[1024];
+    if (os_program_folder(folder))
+        for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+            int n = snprintf(buf, 1200, "%s/%s/%s", folder, from[i], name);
+            if (n > 0 && n < 1200 && os_file_exists(buf)) return buf;
+        }
+    return name;
+}
+
+const char *cli_default_model(char buf[1200]) {
+    const char *model = cli_asset("models/imago-base", buf);
+    return os_is_folder(model) ? model : NULL;
+}
+
 static status set_value(const option *o, const char *text) {
     char *end = NULL;
     switch (o->kind) {

@@ -202,7 +202,7 @@ int cmd_morph(int argc, char **argv) {
     int seed = 42;
     bool help = false;
     const option options[] = {
-        {"model", OPT_STRING, &c.open.model, "diffusers folder, .safetensors or .gguf", "m"},
+        {"model", OPT_STRING, &c.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"prompt-a", OPT_STRING, &prompt_a, "what the first picture shows", NULL},
         {"prompt-b", OPT_STRING, &prompt_b, "what the second one shows", NULL},
         {"prompt", OPT_LIST, &prompts, "the same, once for every picture in turn", "p"},
@@ -227,11 +227,12 @@ int cmd_morph(int argc, char **argv) {
         {"precision", OPT_STRING, &c.open.precision, "auto, f32, f16, bf16", "type"},
         {"threads", OPT_INT, &c.open.threads, "cpu threads (all cores)", "t"},
         {"overwrite", OPT_FLAG, &c.overwrite, "replace existing files", NULL}};
-    char cache[512];
+    char cache[512], model[1200];
     status st = cli_parse(&self, argc, argv, options, ARRAY_LEN(options), &pictures, &help);
     if (st == OK && help) return 0;
     c.open.cache_dir = cli_cache_dir(cache);
     c.p.n_pictures = pictures.n, c.p.seed = (uint64_t)seed, c.p.pad = strcmp(fit, "pad") == 0, c.out.loop = c.p.loop;
+    if (!c.open.model) c.open.model = cli_default_model(model);
     if (st == OK && !c.open.model) st = fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
     if (st == OK && !c.p.pad && strcmp(fit, "crop") != 0) st = fail(E_USAGE, "--fit wants crop or pad, not '%s'", fit);
     if (st == OK && seed < 0) st = fail(E_USAGE, "--seed wants a number from 0 on, not %d", seed);

@@ -62,10 +62,10 @@ int cmd_personalize(int argc, char **argv) {
                 .save_minutes = 2,
                 .schedule = "constant"};
     bool help = false;
-    char cache[512];
+    char cache[512], model[1200];
     positionals args = {"DIR", &p.pictures, 1, 1, 0};
     const option table[] = {
-        {"model", OPT_STRING, &p.open.model, "diffusers folder, .safetensors or .gguf", "m"},
+        {"model", OPT_STRING, &p.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"output", OPT_STRING, &p.out,
          "the adapter (personalized.safetensors); its run lives beside it, in OUTPUT.run", "o"},
         {"token", OPT_STRING, &p.token, "the word that shall mean the subject (sks)", NULL},
@@ -105,6 +105,7 @@ int cmd_personalize(int argc, char **argv) {
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), &args, &help);
     if (st == OK && help) return 0;
     p.open.cache_dir = cli_cache_dir(cache);
+    if (!p.open.model) p.open.model = cli_default_model(model);
     p.open.cancelled = cancelled;
     if (st == OK) st = apply(&w, &p);
     if (st == OK) st = personalize(&p);

@@ -71,14 +71,6 @@ const composer *corpus_source_composer(const corpus_source *s) { return s->m; }
 
 picture_source corpus_source_pictures(corpus_source *s) { return (picture_source){next, s}; }
 
-static void on_white(const uint8_t *rgba, uint8_t *rgb) {
-    for (size_t i = 0; i < (size_t)CORPUS_SIDE * CORPUS_SIDE; i++)
-        for (int c = 0; c < 3; c++)
-            rgb[3 * i + (size_t)c] = (uint8_t)((rgba[4 * i + (size_t)c] * rgba[4 * i + 3] +
-                                                255 * (255 - rgba[4 * i + 3]) + 127) /
-                                               255);
-}
-
 static bool held_out(const corpus_picture *p, bool pairs) {
     return p->split == SPLIT_PAIR_HOLDOUT || (!pairs && p->split == SPLIT_SUBJECT_HOLDOUT);
 }
@@ -98,7 +90,7 @@ status corpus_source_held_out(const corpus_source *s, bool pairs, int *n, uint8_
     for (int i = 0; i < c->n_pictures && taken < *n; i++) {
         if (!held_out(&c->pictures[i], pairs) || (int64_t)seen++ * *n / all < taken) continue;
         TRY(corpus_decode(c, i, rgba));
-        on_white(rgba, *rgb + COMPOSE_RGB_BYTES * (size_t)taken);
+        corpus_on_white(rgba, *rgb + COMPOSE_RGB_BYTES * (size_t)taken);
         (*picture)[taken++] = i;
     }
     *n = taken;

@@ -34,6 +34,19 @@ void   judge_close(judge *j);
 /* RGB pictures of one size, no side below JUDGE_MIN_SIDE.   errors  those of a plan */
 status judge_distance(judge *j, const image *a, const image *b, double *d);
 
+/* ---- features.c: pictures as vectors, to find the nearest among many ---- */
+/* Per tap (as above) and cell of a 4 x 4 grid laid over it: the channels' sums over the cell, of length 1. */
+#define EXTRACTOR_FLOATS (16 * (96 + 128 + 128 + 256 + 256 + 384 + 384 + 512 + 512))
+typedef struct extractor extractor;
+/* For pictures of side x side px.   errors  those of squeezenet_load; E_UNSUPPORTED: side below JUDGE_MIN_SIDE
+ *   owner  caller: extractor_close (accepts NULL) */
+status extractor_open(device *d, const char *weights, int side, extractor **out);
+void   extractor_close(extractor *e);
+/* rgb [n, side, side, 3] -> out [n, EXTRACTOR_FLOATS] */
+status extractor_read(extractor *e, int n, const uint8_t *rgb, float *out);
+/* Mean over taps and cells of the squared distance of their vectors: 0 = alike ... 2. */
+double features_distance(const float *a, const float *b);
+
 /* ---- morph.c ---- */
 typedef enum eval_kind { BY_FEATURES, BY_PIXELS, EVAL_KINDS } eval_kind;
 typedef struct sequence_measures {

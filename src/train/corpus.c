@@ -381,3 +381,11 @@ int corpus_trained(const corpus *c, int concept, int style) {
     int p = c->concepts[concept].picture[style];
     return p >= 0 && c->pictures[p].split == SPLIT_TRAIN ? p : -1;
 }
+
+void corpus_on_white(const uint8_t *rgba, uint8_t *rgb) {
+    for (size_t i = 0; i < (size_t)CORPUS_SIDE * CORPUS_SIDE; i++)
+        for (int c = 0; c < 3; c++)
+            rgb[3 * i + (size_t)c] = (uint8_t)((rgba[4 * i + (size_t)c] * rgba[4 * i + 3] +
+                                                255 * (255 - rgba[4 * i + 3]) + 127) /
+                                               255);
+}

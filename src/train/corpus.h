@@ -51,6 +51,9 @@ void   corpus_close(corpus *c);
  *   errors  E_FORMAT: not a PNG of that size; E_HOST_MEMORY */
 status corpus_decode(const corpus *c, int picture, uint8_t *rgba);
 
+/* rgba [128, 128, 4] over white -> rgb [128, 128, 3] */
+void corpus_on_white(const uint8_t *rgba, uint8_t *rgb);
+
 int corpus_find_style(const corpus *c, const char *name);   /* -1 if there is none */
 int corpus_find_concept(const corpus *c, const char *key);
 /* The trained picture of a concept in a style, or -1: not drawn, or held out. */

@@ -75,5 +75,6 @@ status plan_place(plan *p, bool no_alias);    /* liveness, placement, report, me
 status check_node(plan *p, node *n);          /* finite, ref, dump: after n ran */
 status check_guards_fill(plan *p);
 status check_guards(plan *p);
+bool    profile_by_stamps(const device *d);    /* are nodes timed by the GPU's clock? */
 bool   checks_need_nodes(const device *d);    /* must nodes run one by one? */
 status tensor_download(const device *d, const tensor *t, void *dst);

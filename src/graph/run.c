@@ -1,6 +1,6 @@
 /* run.c: graph_compile and the two executors. Compile drops dead nodes, prepares ops, places memory and,
- * on Vulkan, records every dispatch once; plan_run replays. Under IMAGO_CHECK, IMAGO_DUMP or IMAGO_PROFILE
- * on Vulkan each node has its own command list, so that it can be looked at or timed alone.
+ * on Vulkan, records every dispatch once; plan_run replays. Under IMAGO_CHECK or IMAGO_DUMP on Vulkan
+ * each node has its own command list, so that it can be looked at alone; IMAGO_PROFILE puts the GPU's time stamps between them.
  * SPDX-License-Identifier: MIT */
 #include "graph/graph_internal.h"
 #include <assert.h>
@@ -110,7 +110,10 @@ static status encode_all(plan *p) {
         return OK;
     }
     TRY(gpu_cmd_create(p->dev->gpu, &p->cmd));
-    for (int i = 0; i < p->n_order; i++) TRY(encode_node(p->cmd, p->order[i]));
+    for (int i = 0; i < p->n_order; i++) {
+        if (profile_by_stamps(p->dev)) TRY(gpu_cmd_mark(p->cmd, p->order[i]->op->name, (uint32_t)i));
+        TRY(encode_node(p->cmd, p->order[i]));
+    }
     TRY(gpu_cmd_end(p->cmd));
     p->report.n_submits = gpu_cmd_count(p->cmd);
 out:
@@ -232,6 +235,7 @@ status plan_run(plan *p, bool (*cancelled)(void *), void *ctx) {
     if (p->dev->host) TRY(run_cpu(p, cancelled, ctx));
     else if (p->node_cmd) TRY(run_vulkan_nodes(p, cancelled, ctx));
     else TRY(gpu_cmd_run(p->cmd, cancelled, ctx));
+    if (p->cmd && profile_by_stamps(p->dev)) TRY(gpu_cmd_times(p->cmd, p->n_order, p->node_ms));
     p->profiled = p->dev->checks.profile;
     if (p->guarded) TRY(check_guards(p));
     if (p->profiled) plan_profile_print(p);

@@ -245,7 +245,7 @@ static double first_loss(const char *picture, uint32_t seed) {
         &IMAGO_OPEN(.model = g_model, .device = g_device, .precision = "f32", .threads = 1), &im));
     int h = SIDE / latent_factor(im), c = im->ck->vae.latent_channels, n = h * h * c;
     REQUIRE(n <= MOST);
-    REQUIRE_OK(instance_load(&(instance){.path = picture}, SIDE, false, px));
+    REQUIRE_OK(instance_load(&(instance){.path = picture}, SIDE, SIDE, false, px));
     REQUIRE_OK(vae_encode_pixels(im, px, SIDE, SIDE, NULL, x0));
     REQUIRE_OK(text_features(im, &(text_params){.prompt = "a photo of sks disc", .plain = true},
                              &context, &entries, &tokens));

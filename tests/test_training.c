@@ -92,7 +92,7 @@ static void test_average(void) {
     float va[3] = {1, 2, 3}, vb[2] = {-1, 1};
     REQUIRE_OK(params_set(&a, "w", va, 3));
     REQUIRE_OK(params_set(&b, "w", vb, 2));
-    REQUIRE_OK(optimizer_create((params *[]){&a, &b}, 2, true, &o));
+    REQUIRE_OK(optimizer_create((params *[]){&a, &b}, 2, OPTIMIZER_ADAMW, true, &o));
     double mean[3] = {1, 2, 3};
     for (int step = 0; step < 5; step++) {
         float ga[3] = {3, 0, 0}, gb[2] = {0, 4}, norm, before_b = vb[1], before_a = va[0];

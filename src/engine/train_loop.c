@@ -114,6 +114,21 @@ out:
     return st;
 }
 
+static status probe(loop *l) {
+    record_value v[RECORD_MAX_VALUES];
+    int n = 0;
+    status st = l->s->probe(l->s->ctx, l->step, v, &n);
+    return st == OK && n ? train_log_add(l->log, l->step, v, n) : st;
+}
+
+static status keep(loop *l) {
+    status st = optimizer_swap_average(&l->opt);
+    if (st != OK) return st;
+    st = l->s->keep(l->s->ctx, l->step);
+    status back = optimizer_swap_average(&l->opt);
+    return st == OK ? back : st;
+}
+
 /* Sheet and model, with the averaged weights. */
 static status show(loop *l, bool model) {
     status st = OK;
@@ -140,12 +155,14 @@ static status one_step(loop *l) {
     bool skipped = false;
     optimizer_params adam = p->adam;
     for (int k = 0; k < p->accumulate; k++) {
-        TRY(l->s->feed(l->s->ctx, l->step, l->sample + (uint64_t)k * (uint64_t)p->batch));
-        TRY(plan_write(l->s->step, "scale", &scale));
-        TRY(plan_run(l->s->step, p->cancelled, p->ctx));
+        uint64_t first = l->sample + (uint64_t)k * (uint64_t)p->batch;
+        plan *step = l->s->which ? l->s->which(l->s->ctx, first) : l->s->step;
+        TRY(l->s->feed(l->s->ctx, l->step, first));
+        TRY(plan_write(step, "scale", &scale));
+        TRY(plan_run(step, p->cancelled, p->ctx));
         for (int i = 0; i < l->s->n_show; i++) {
             float v;
-            TRY(plan_read(l->s->step, l->s->show[i], &v));
+            TRY(plan_read(step, l->s->show[i], &v));
             seen[i] += (double)v;
         }
     }
@@ -178,6 +195,7 @@ static bool due(double minutes, double last) {
 static status loop_steps(loop *l) {
     status st = OK;
     const train_params *p = l->p;
+    if (p->probe_every && l->step == 0) TRY(probe(l));
     while (l->step < p->lr.steps) {
         char note[96];
         TRY(one_step(l));
@@ -186,6 +204,8 @@ static status loop_steps(loop *l) {
             snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, l->rate);
         else snprintf(note, sizeof note, "loss %.4f", l->last_value);
         progress_step(&l->bar, l->step, note);
+        if (p->probe_every && l->step % p->probe_every == 0) TRY(probe(l));
+        if (p->keep_every && l->step % p->keep_every == 0) TRY(keep(l));
         if (due(p->save_minutes, l->last_save)) TRY(save_state(l));
         bool by_step = p->sheet_every > 0 && l->step % p->sheet_every == 0 && l->step < p->lr.steps;
         if (by_step || due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));
@@ -199,7 +219,7 @@ static status loop_open(loop *l) {
     char path[1200];
     loss_scaler_init(&l->scaler, l->s->type);
     TRY(os_mkdir_p(l->p->folder));
-    TRY(optimizer_create(l->s->part, l->s->n_parts, true, &l->opt));
+    TRY(optimizer_create(l->s->part, l->s->n_parts, l->p->adam.kind, true, &l->opt));
     TRY(resume(l));
     TRY(train_log_open(path_in(l, "train.log", path), l->step, &l->log));
     l->last_line = l->last_save = l->last_sheet = os_seconds();

@@ -84,9 +84,15 @@ out:
     return st;
 }
 
-status optimizer_create(params *const *part, int n_parts, bool average, optimizer *o) {
+const char *optimizer_name(optimizer_kind k) {
+    static const char *const names[OPTIMIZER_KIND_COUNT] = {"adamw", "prodigy"};
+    return names[k];
+}
+
+status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, bool average,
+                        optimizer *o) {
     status st = OK;
-    *o = (optimizer){.averaging = average};
+    *o = (optimizer){.kind = kind, .averaging = average};
     if (n_parts < 1 || n_parts > OPTIMIZER_MAX_PARTS)
         return fail(E_USAGE, "%d networks to train: expected 1 to %d", n_parts,
                     OPTIMIZER_MAX_PARTS);

@@ -1,6 +1,6 @@
 /* eval.c: imago eval: measures what imago made. SPDX-License-Identifier: MIT */
+#include "cli/eval.h"
 #include "eval/eval.h"
-#include "cli/cli.h"
 #include "op/op.h"
 #include <math.h>
 #include <stdio.h>
@@ -125,8 +125,12 @@ static status check(eval_command *c, const positionals *args) {
 int cmd_eval(int argc, char **argv) {
     static const command self = {"eval",
                                  "Measures morphs: how long and how even the way from frame to "
-                                 "frame is, and how true its ends are.",
+                                 "frame is, and how true its ends are. See also imago eval adapter "
+                                 "--help and imago eval personalize --help.",
                                  NULL};
+    if (argc > 1 && strcmp(argv[1], "adapter") == 0) return cmd_eval_adapter(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "personalize") == 0)
+        return cmd_eval_personalize(argc - 1, argv + 1);
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));
     c->judge = default_judge, c->device = "auto", c->fit = "crop";

@@ -6,6 +6,7 @@
 #include "op/op.h"
 
 #define OPTIMIZER_MAX_PARTS 4              /* networks trained together */
+#define PRODIGY_PLANS       4
 
 typedef enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_PRODIGY, OPTIMIZER_KIND_COUNT } optimizer_kind;
 const char *optimizer_name(optimizer_kind k); /* "adamw", "prodigy" */
@@ -16,16 +17,18 @@ typedef struct optimizer {
     params *part[OPTIMIZER_MAX_PARTS]; int n_parts;
     struct optimizer_flat {                /* f32 each, of the flat's size */
         array *m, *v, *average;            /* average: moving average of the values, NULL unless asked for */
+        array *s, *start;                  /* prodigy: its sum of gradients, and the values it began with; else NULL */
     } *flat[OPTIMIZER_MAX_PARTS];
     array *hyper[OPTIMIZER_MAX_PARTS][GROUP_COUNT]; /* f32 [6]: lr, beta1, beta2, eps, weight_decay, step */
     array *limits;                         /* f32 [2]: max_norm (0 = off), loss_scale */
     array *decay;                          /* f32 [1], of the average */
     array *found_inf;                      /* u32 [1] */
     plan *update; int64_t step;            /* steps done */
+    plan *prodigy[PRODIGY_PLANS]; double d, numerator; /* its plans, its estimate of the distance, and what that is made of */
     bool averaging, swapped;
 } optimizer;
 typedef struct optimizer_params {
-    optimizer_kind kind;                   /* as it was created */
+    optimizer_kind kind;                   /* as it was created; prodigy: lr is a factor on its own estimate */
     float lr, beta1, beta2, eps, weight_decay, max_norm, loss_scale;
     float lr_factor[OPTIMIZER_MAX_PARTS];  /* of a part's learning rate; 0 = 1 */
     float average_decay;                   /* at most; early steps use (1 + step) / (10 + step), so that the start is forgotten */

@@ -111,34 +111,38 @@ out:
     return st;
 }
 
-/* The first probe that had nine tenths of all that was learned of the pictures. */
-static int enough(const job *j) {
-    double least = INFINITY;
-    int at = 0;
-    for (int i = 0; i < j->n_probes; i++) least = MIN(least, j->probe[i].fit);
-    while (at < j->n_probes - 1 && j->probe[at].fit > least + 0.1 * (j->probe[0].fit - least)) at++;
-    return at;
+/* The probe of the best fit, and the first that had learned 95 % of what that had. */
+static void landmarks(const job *j, int *best, int *enough) {
+    *best = *enough = 0;
+    for (int i = 0; i < j->n_probes; i++)
+        if (j->probe[i].fit < j->probe[*best].fit) *best = i;
+    double least = j->probe[*best].fit, all = j->probe[0].fit - least;
+    while (*enough < *best && j->probe[*enough].fit > least + 0.05 * all) (*enough)++;
 }
 
-static void advise(job *j, bool over) {
-    if (j->n_probes < 4 || j->advised) return;
-    int at = enough(j);
-    const probe_point *then = &j->probe[at], *now = &j->probe[j->n_probes - 1];
-    bool stalled =
-        now->step > 0 && then->step <= now->step * 6 / 10 && now->drift > 1.5 * then->drift;
-    bool worse = now->fit > then->fit * 1.02 + 1e-9 && at + 2 < j->n_probes;
-    if (!stalled && !worse) return;
-    if (!over && j->n_probes < 8) return; /* too early to tell */
+static void say(job *j, const probe_point *then) {
+    const probe_point *now = &j->probe[j->n_probes - 1];
     j->advised = true;
-    log_info("step %lld: since step %lld the pictures are learned little better (fit %.4f -> "
-             "%.4f), while "
-             "answers about '%s' drift from the base model (%.4f -> %.4f): stopping near step "
-             "%lld (--steps) keeps more of what the model knew%s",
-             (long long)now->step, (long long)then->step, then->fit, now->fit, j->class_prompt,
-             then->drift, now->drift, (long long)then->step,
-             j->run.keep_every
-                 ? "; adapter-STEP.safetensors in the run's folder are the states on the way"
-                 : "");
+    log_info(
+        "step %lld: since step %lld the pictures are learned no better (fit %.4f -> %.4f), but "
+        "answers about '%s' went on drifting from the base model's (%.4f -> %.4f): --steps "
+        "%lld would keep more of what it knew%s",
+        (long long)now->step, (long long)then->step, then->fit, now->fit, j->class_prompt,
+        then->drift, now->drift, (long long)then->step,
+        j->run.keep_every ? ", or take one of the kept adapters"
+                          : "; --save-every keeps the states on the way");
+}
+
+/* While it runs only a fit that rises is worth a word; at the end, also one that stood still. */
+static void advise(job *j, bool over) {
+    int best, enough, last = j->n_probes - 1;
+    if (last < 4 || j->advised) return;
+    landmarks(j, &best, &enough);
+    const probe_point *at = &j->probe[best], *early = &j->probe[enough], *now = &j->probe[last];
+    if (last - best >= 4 && now->fit > 1.01 * at->fit)
+        say(j, at);
+    else if (over && early->step * 10 <= now->step * 6 && now->drift > 1.5 * early->drift)
+        say(j, early);
 }
 
 status probe_run(void *ctx, int64_t step, record_value *v, int *n) {

@@ -87,7 +87,7 @@ static status open_model(job *j) {
     if (c->text.hidden_size != c->unet.cross_attention_dim)
         return fail(E_FORMAT, "%s: the text encoder is %d wide, the UNet expects %d", c->path,
                     c->text.hidden_size, c->unet.cross_attention_dim);
-    if (j->p->format == OUT_MERGED && c->vae.kind != VAE_KL && strchr(j->p->out, '.'))
+    if (j->p->format == OUT_MERGED && c->vae.kind != VAE_KL && save_is_file(j->p->out))
         return fail(E_UNSUPPORTED,
                     "%s: the original layout has no tiny autoencoder: merge into a "
                     "folder (a name without an ending)",

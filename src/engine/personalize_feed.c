@@ -271,7 +271,8 @@ void feed_text(job *j, int row, int text) {
 
 static void feed_class(job *j, const bucket *b, int row, uint64_t sample) {
     size_t one = latent_of(j, b), cells = cells_of(b);
-    int which = instance_of(j->run.seed + 1, sample, j->p->class_images);
+    rng_key key = {{j->run.seed, 0}, rng_stream("class pictures")};
+    int n = j->p->class_images, which = MIN((int)(rng_uniform(key, sample, 0) * n), n - 1);
     memcpy(j->x + one * (size_t)row, b->prior + one * (size_t)which, sizeof *j->x * one);
     for (size_t k = 0; k < cells; k++) j->m[cells * (size_t)row + k] = 1;
     feed_text(j, row, j->class_text);

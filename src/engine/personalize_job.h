@@ -60,6 +60,7 @@ int    step_parts(job *j, params *trained[3], const char *name[3]); /* what is t
 status step_project(void *ctx);            /* into the adapter's allowed set */
 
 /* ---- personalize_save.c: what comes out ---- */
+bool   save_is_file(const char *path);     /* "….safetensors" */
 status save_check(job *j);                 /* names of outputs; E_USAGE where they cannot be */
 status save_now(void *ctx, const char *folder); /* adapter.safetensors (and embedding.safetensors) in the run's folder; p->out at the end */
 status save_keep(void *ctx, int64_t step); /* the same, as adapter-STEP.safetensors */

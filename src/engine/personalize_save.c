@@ -9,14 +9,14 @@ enum { SHEET_COLUMNS = 3, SHEET_STEPS = 20, MOST_NOTES = 24 };
 const char *const personalize_format_names[OUT_FORMAT_COUNT] = {"kohya", "peft",     "diffusers",
                                                                 "diff",  "svd-lora", "merged"};
 
-static bool is_file_name(const char *path) {
+bool save_is_file(const char *path) {
     size_t n = strlen(path), tail = strlen(".safetensors");
     return n > tail && strcmp(path + n - tail, ".safetensors") == 0;
 }
 
 /* "dog.safetensors" -> "dog" */
 static int stem_of(const char *path) {
-    return (int)(strlen(path) - (is_file_name(path) ? strlen(".safetensors") : 0));
+    return (int)(strlen(path) - (save_is_file(path) ? strlen(".safetensors") : 0));
 }
 
 static status word_path(const job *j, char path[1200]) {
@@ -32,7 +32,7 @@ static status word_path(const job *j, char path[1200]) {
 status save_check(job *j) {
     const personalize_params *p = j->p;
     char word[1200];
-    bool file = is_file_name(p->out), folder = p->format == OUT_PEFT || p->format == OUT_MERGED;
+    bool file = save_is_file(p->out), folder = p->format == OUT_PEFT || p->format == OUT_MERGED;
     if (strlen(p->out) > 900 || !*p->out || (!file && (!folder || !j->unet.info)))
         return fail(E_USAGE, "output '%s': expected a name that ends with .safetensors", p->out);
     if (file && p->format == OUT_PEFT)
@@ -168,7 +168,7 @@ static status write_merged(job *j) {
     imago *im = NULL;
     status st = open_adapted(j, false, &im);
     if (st == OK)
-        st = adapters_write_merged(im, is_file_name(j->p->out) ? LAYOUT_SINGLE : LAYOUT_DIFFUSERS,
+        st = adapters_write_merged(im, save_is_file(j->p->out) ? LAYOUT_SINGLE : LAYOUT_DIFFUSERS,
                                    j->p->save_type, j->p->out);
     imago_close(im);
     return st;
@@ -184,8 +184,8 @@ static status write_result(job *j) {
         TRY(write_word(j, word));
     }
     if (!j->unet.info) return OK;
-    if (j->p->format == OUT_MERGED) return write_merged(j);
-    st = write_as(j, as[j->p->format], j->p->save_type, j->p->out);
+    st = j->p->format == OUT_MERGED ? write_merged(j)
+                                    : write_as(j, as[j->p->format], j->p->save_type, j->p->out);
     if (st != OK) log_warn("the adapter itself is not lost: %s", j->file);
 out:
     return st;

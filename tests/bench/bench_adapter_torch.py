@@ -3,7 +3,7 @@ loss, backward, clip and AdamW.
 
     python tests/bench/bench_adapter_torch.py lora|oft|oft_neumann|boft [--side px] [--steps n] [--threads n] [--checkpointing]
 
-torch 2.13, diffusers 0.35, peft 0.18
+torch 2.13, diffusers 0.42, peft 0.21
 SPDX-License-Identifier: MIT"""
 import argparse
 import resource

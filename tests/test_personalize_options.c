@@ -197,6 +197,29 @@ static void formats(void) {
     REQUIRE(personalize(&p) == E_USAGE && strstr(error_message(), "folders"));
 }
 
+/* Memory or a file fails somewhere, ever later: an error, and nothing left behind. */
+static void short_memory(void) {
+    int runs = 0;
+    bool hit = true;
+    log_set_level(LOG_ERROR);
+    for (int64_t n = 1; hit; n += 1 + n / 8, runs++) {
+        personalize_params p = wish_all(DIR "/short.safetensors");
+        p.run.lr.steps = 2, p.overwrite = true, p.flip = false;
+        int64_t live = mem_live();
+        fault_arm(n);
+        status st = personalize(&p);
+        hit = fault_count() >= n;
+        fault_arm(0);
+        if ((st != OK) != hit)
+            printf("fault %lld: %s '%s'\n", (long long)n, status_name(st), error_message());
+        REQUIRE((st != OK) == hit);
+        REQUIRE_EQ(mem_live(), live);
+    }
+    log_set_level(LOG_INFO);
+    printf("%d runs that failed\n", runs - 1);
+    REQUIRE(runs > 30);
+}
+
 int main(int argc, char **argv) {
     int64_t live = mem_live();
     int code = begin(argc, argv);
@@ -208,6 +231,7 @@ int main(int argc, char **argv) {
     word_alone();
     shapes();
     formats();
+    short_memory();
     REQUIRE(system("rm -rf " DIR) == 0);
     REQUIRE_EQ(mem_live(), live);
     printf("passed\n");

@@ -139,21 +139,99 @@ out:
 }
 
 /* ---- drawing ---- */
-static status draw(personal_eval *e, imago *im, const char *prompt, int n, album *to) {
+
+/* With an output folder every picture is kept there under a hash of all that it was made with, so a
+ * run that was cut off, or one with more adapters, draws only what is missing. */
+static uint64_t mix(uint64_t h, const void *data, size_t n) {
+    const uint8_t *at = data;
+    for (size_t i = 0; i < n; i++) h = (h ^ at[i]) * 0x100000001b3u; /* FNV-1a */
+    return h;
+}
+
+static uint64_t mix_text(uint64_t h, const char *s) {
+    return mix(h, s ? s : "", s ? strlen(s) + 1 : 1);
+}
+
+/* "path", "path:0.8", "name=path" or a PEFT folder: the words and the file behind them. */
+static uint64_t mix_file(uint64_t h, const char *spec) {
+    char path[1200];
+    file_map m = {0};
+    const char *eq = strchr(spec, '='), *colon = strrchr(spec, ':');
+    h = mix_text(h, spec);
+    snprintf(path, sizeof path, "%s", spec);
+    if (!os_file_exists(path) && colon)
+        snprintf(path, sizeof path, "%.*s", (int)(colon - spec), spec);
+    if (!os_file_exists(path) && eq) snprintf(path, sizeof path, "%s", eq + 1);
+    if (os_is_folder(path))
+        strncat(path, "/adapter_model.safetensors", sizeof path - strlen(path) - 1);
+    if (file_map_open(path, &m) != OK) return h; /* opening the adapter will say it */
+    h = mix(h, m.data, m.bytes);
+    file_map_close(&m);
+    return h;
+}
+
+static uint64_t row_hash(const personal_eval *e, const char *adapter) {
+    const double numbers[] = {e->side, e->steps, (double)e->guidance, e->seed};
+    uint64_t h = mix(0xcbf29ce484222325u, numbers, sizeof numbers);
+    h = mix_text(mix_text(mix_text(h, e->open.model), e->open.precision), e->open.device);
+    if (!adapter) return h;
+    for (int i = 0; i < e->embeddings.n; i++) h = mix_file(h, e->embeddings.value[i]);
+    return mix_file(h, adapter);
+}
+
+/* The model, opened when the first picture is missing. */
+typedef struct drawer {
+    imago *im;
+    const char *adapter; /* NULL = none */
+    uint64_t hash;
+} drawer;
+
+static status generate(personal_eval *e, drawer *d, const char *prompt, int n,
+                       imago_picture **out) {
     status st = OK;
-    imago_picture *pics = NULL;
-    TRY((status)imago_generate(im,
+    imago_open_params o = e->open;
+    o.adapters = &d->adapter, o.n_adapters = d->adapter ? 1 : 0;
+    o.embeddings = e->embeddings.value, o.n_embeddings = d->adapter ? e->embeddings.n : 0;
+    if (!d->im) TRY((status)imago_open(&o, &d->im));
+    TRY((status)imago_generate(d->im,
                                &IMAGO_GENERATE(.prompt = prompt, .plain_prompt = true,
                                                .width = e->side, .height = e->side,
                                                .steps = e->steps, .guidance = e->guidance,
                                                .seed = (uint64_t)e->seed, .batch = n),
-                               &pics));
+                               out));
+out:
+    return st;
+}
+
+static void picture_path(const personal_eval *e, const drawer *d, const char *prompt, int i,
+                         char path[1200]) {
+    snprintf(path, 1200, "%.1000s/pictures/%016llx.png", e->out,
+             (unsigned long long)mix(mix_text(d->hash, prompt), &i, sizeof i));
+}
+
+static status draw(personal_eval *e, drawer *d, const char *prompt, int n, album *to) {
+    status st = OK;
+    imago_picture *pics = NULL;
+    char path[1200];
+    bool kept = e->out && !e->overwrite;
+    for (int i = 0; kept && i < n; i++) {
+        picture_path(e, d, prompt, i, path);
+        kept = os_file_exists(path);
+    }
+    if (!kept) TRY(generate(e, d, prompt, n, &pics));
     for (int i = 0; i < n; i++) {
         picture *p = &to->it[to->n];
-        TRY(image_create(e->side, e->side, 3, &p->im));
-        to->n++;
-        memcpy(p->im.px, pics[i].rgb, (size_t)(e->side * e->side * 3));
-        TRY(judge_embed(e->j, &p->im, p->v));
+        if (e->out) picture_path(e, d, prompt, i, path);
+        if (pics && e->out) TRY((status)imago_save_picture(&pics[i], path));
+        if (pics) {
+            TRY(image_create(e->side, e->side, 3, &p->im));
+            memcpy(p->im.px, pics[i].rgb, (size_t)(e->side * e->side * 3));
+            to->n++;
+            TRY(judge_embed(e->j, &p->im, p->v));
+        } else {
+            TRY(load_picture(e, path, p));
+            to->n++;
+        }
     }
 out:
     imago_free_pictures(pics, n);
@@ -178,26 +256,22 @@ static int n_unrelated(const personal_eval *e) {
 
 static status draw_row(personal_eval *e, row *r, const char *adapter, progress *bar) {
     status st = OK;
-    imago *im = NULL;
-    imago_open_params o = e->open;
-    o.adapters = &adapter, o.n_adapters = adapter ? 1 : 0;
-    o.embeddings = e->embeddings.value, o.n_embeddings = adapter ? e->embeddings.n : 0;
-    TRY((status)imago_open(&o, &im));
+    drawer d = {NULL, adapter, row_hash(e, adapter)};
     TRY(album_room(e, e->target.n * e->batch, &r->seen));
     TRY(album_room(e, n_unrelated(e), &r->unrelated));
     for (int i = 0; i < e->target.n; i++) {
         const char *text = e->target_set.text[e->target_set.it[i].text];
         if (!adapter) text = without_token(e, text);
         if (!text) TRY(fail(E_HOST_MEMORY, "no host memory for captions"));
-        TRY(draw(e, im, text, e->batch, &r->seen));
+        TRY(draw(e, &d, text, e->batch, &r->seen));
         progress_step(bar, bar->done + 1, r->name);
     }
     for (int i = 0; i < n_unrelated(e); i++) {
-        TRY(draw(e, im, unrelated(e, i), 1, &r->unrelated));
+        TRY(draw(e, &d, unrelated(e, i), 1, &r->unrelated));
         progress_step(bar, bar->done + 1, r->name);
     }
 out:
-    imago_close(im);
+    imago_close(d.im);
     return st;
 }
 
@@ -361,7 +435,8 @@ static status prepare(personal_eval *e) {
         snprintf(path, sizeof path, "%.1000s/eval.json", e->out);
         if (os_file_exists(path) && !e->overwrite)
             return fail(E_USAGE, "%s is there already: another --output, or --overwrite", path);
-        TRY(os_mkdir_p(e->out));
+        snprintf(path, sizeof path, "%.1000s/pictures", e->out);
+        TRY(os_mkdir_p(path));
     }
     TRY((status)imago_open(&e->open, &im));
     if (!e->side) e->side = latent_side_px(im);
@@ -432,7 +507,9 @@ int cmd_eval_personalize(int argc, char **argv) {
         {"embedding", OPT_LIST, &e.embeddings, "textual inversion file for the adapters", NULL},
         {"unrelated", OPT_LIST, &e.unrelated, "a prompt without the subject; may be repeated",
          NULL},
-        {"output", OPT_STRING, &e.out, "folder for eval.json and sheet.png", "o"},
+        {"output", OPT_STRING, &e.out,
+         "folder for eval.json, sheet.png and the pictures, which a run that goes on uses again",
+         "o"},
         {"batch", OPT_INT, &e.batch, "pictures of every caption (2)", "b"},
         {"steps", OPT_INT, &e.steps, "of the sampler (20)", NULL},
         {"cfg", OPT_FLOAT, &e.guidance, "guidance (7)", "guidance-scale"},
@@ -444,7 +521,8 @@ int cmd_eval_personalize(int argc, char **argv) {
         {"device", OPT_STRING, &e.open.device, "auto, cpu, vulkan, vulkan:N", NULL},
         {"precision", OPT_STRING, &e.open.precision, "auto, f32, f16, bf16", NULL},
         {"threads", OPT_INT, &e.open.threads, "cpu threads (all cores)", "t"},
-        {"overwrite", OPT_FLAG, &e.overwrite, "replace existing files", NULL}};
+        {"overwrite", OPT_FLAG, &e.overwrite, "replace existing files, draw everything anew",
+         NULL}};
     e.open.cache_dir = cli_cache_dir(cache);
     e.open.cancelled = cancelled;
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), &args, &help);

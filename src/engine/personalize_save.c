@@ -19,14 +19,11 @@ static int stem_of(const char *path) {
     return (int)(strlen(path) - (save_is_file(path) ? strlen(".safetensors") : 0));
 }
 
-static status word_path(const job *j, char path[1200]) {
+static void word_path(const job *j, char path[1200]) {
     if (!j->unet.info)
         snprintf(path, 1200, "%s", j->p->out);
     else
         snprintf(path, 1200, "%.*s_emb.safetensors", stem_of(j->p->out), j->p->out);
-    if (os_file_exists(path) && !j->p->overwrite)
-        return fail(E_USAGE, "%s is there already: give another name, or --overwrite", path);
-    return OK;
 }
 
 status save_check(job *j) {
@@ -51,7 +48,10 @@ status save_check(job *j) {
         snprintf(j->folder, sizeof j->folder, "%.*s.run", stem_of(p->out), p->out);
     snprintf(j->file, sizeof j->file, "%s/adapter.safetensors", j->folder);
     snprintf(j->word_file, sizeof j->word_file, "%s/embedding.safetensors", j->folder);
-    return p->vectors ? word_path(j, word) : OK;
+    word_path(j, word);
+    if (p->vectors && os_file_exists(word) && !p->overwrite)
+        return fail(E_USAGE, "%s is there already: give another name, or --overwrite", word);
+    return OK;
 }
 
 /* ---- the files ---- */
@@ -180,7 +180,7 @@ static status write_result(job *j) {
     status st = OK;
     char word[1200];
     if (j->p->vectors) {
-        TRY(word_path(j, word));
+        word_path(j, word);
         TRY(write_word(j, word));
     }
     if (!j->unet.info) return OK;

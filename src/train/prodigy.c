@@ -137,19 +137,17 @@ static void fill(const optimizer *o, const optimizer_params *p, const double *ra
 }
 
 /* The estimate from what was gathered; false when there is nothing to go by yet. */
-static status estimate(optimizer *o, const float *sums, bool *moves) {
+static bool estimate(optimizer *o, const float *sums) {
     double below = 0;
     for (int i = 0; i < flats(o); i++) below += (double)sums[i];
-    *moves = below > 0;
-    if (*moves) o->d = MAX(o->d, o->numerator / below);
-    return OK;
+    if (below > 0) o->d = MAX(o->d, o->numerator / below);
+    return below > 0;
 }
 
 static status take_step(optimizer *o, const optimizer_params *p, float factor, const float *dots,
                         float (*h)[NUMBERS], float *sums) {
     status st = OK;
     double rate[OPTIMIZER_MAX_PARTS], was = o->d;
-    bool moves;
     o->numerator *= sqrt((double)p->beta2);
     for (int k = 0, at = 0; k < o->n_parts; k++) {
         rate[k] = rate_of(o, p, k);
@@ -160,8 +158,7 @@ static status take_step(optimizer *o, const optimizer_params *p, float factor, c
     TRY(plan_write(o->prodigy[PRODIGY_GATHER], "numbers", h));
     TRY(plan_run(o->prodigy[PRODIGY_GATHER], NULL, NULL));
     TRY(plan_read(o->prodigy[PRODIGY_GATHER], "sums", sums));
-    TRY(estimate(o, sums, &moves));
-    if (!moves) goto out;
+    if (!estimate(o, sums)) goto out;
     fill(o, p, rate, was, factor, h);
     TRY(plan_write(o->prodigy[PRODIGY_APPLY], "numbers", h));
     TRY(plan_run(o->prodigy[PRODIGY_APPLY], NULL, NULL));

@@ -147,7 +147,7 @@ static uint32_t names_hash(const params *ps, int *n) {
 }
 
 static status declare(params *ps, const net *of) {
-    return of->unet ? unet_declare(ps, of->unet, NULL) : of->vae ? vae_declare(ps, of->vae) : text_declare(ps, of->text);
+    return of->unet ? unet_declare(ps, of->unet, NULL) : of->vae ? vae_declare(ps, of->vae) : text_declare(ps, of->text, NULL);
 }
 
 static void check_sizes(device *dev, const safetensors *f) {
@@ -414,7 +414,7 @@ static void check_refusals(device *dev) {
     params_init(&ps, dev, DT_F32);
     CHECK(unet_declare(&ps, &wide, NULL) == E_UNSUPPORTED, "a UNet with %d layers per block passed", UNET_MAX_SKIPS);
     CHECK(vae_declare(&ps, &high) == E_UNSUPPORTED, "an autoencoder of %d levels passed", high.levels);
-    CHECK(text_declare(&ps, &c) == E_USAGE, "a text encoder of no layers passed");
+    CHECK(text_declare(&ps, &c, NULL) == E_USAGE, "a text encoder of no layers passed");
     params_fini(&ps);
     params_init(&ps, dev, DT_F32);
     REQUIRE_OK(vae_declare(&ps, &kl));

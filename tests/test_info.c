@@ -1,6 +1,7 @@
 /* test_info.c: `imago info` and `imago convert` as a user runs them: what they print, what they refuse, what is left on disk.
  * usage: test_info PATH_OF_IMAGO GOLDEN_DIR
  * SPDX-License-Identifier: MIT */
+#include "adapter/adapter_file.h"
 #include "file/file.h"
 #include "file/image.h"
 #include "cli_run.h"
@@ -97,10 +98,33 @@ static void test_convert(void) {
     REQUIRE(says("--adapter") && one_line() && !os_file_exists(in_dir("x")));
 }
 
+static void adapter_names(void) {
+    static const struct { const char *name, *kind, *layout; int rank; } all[] = {
+        {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "LoRA", "kohya", 0},
+        {"base_model.model.mid_block.x.to_q.lora_A.weight", "LoRA", "PEFT", 0},
+        {"unet.mid_block.x.to_q.lora_A.weight", "LoRA", "diffusers", 0},
+        {"unet:3:down", "LoRA", "cloneofsimo", 0},
+        {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.dora_scale", "DoRA", "kohya", -1},
+        {"base_model.model.mid_block.x.to_q.oft_R.weight", "OFT", "PEFT", -1},
+        {"lycoris_mid_block_x.oft_blocks", "OFT", "LyCORIS", -1},
+        {"base_model.model.mid_block.x.to_q.boft_R", "BOFT", "PEFT", -1},
+        {"lora_unet_x.hada_w1_a", "LoHa", "kohya", 1},
+        {"lora_unet_x.lokr_w1", "LoKr", "kohya", -1}};
+    static const char *const none[] = {"unet:3:up", "lora_unet_x.lora_up.weight", "lora_unet_x.alpha",
+                                       "lora_unet_x.hada_w2_a", "emb_params", ""};
+    adapter_name n;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        REQUIRE(adapter_name_read(all[i].name, &n));
+        REQUIRE(strcmp(n.kind, all[i].kind) == 0 && strcmp(n.layout, all[i].layout) == 0 && n.rank == all[i].rank);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(none); i++) REQUIRE(!adapter_name_read(none[i], &n));
+}
+
 int main(int argc, char **argv) {
     REQUIRE(argc == 3);
     exe = argv[1], golden = argv[2];
     REQUIRE(mkdtemp(dir));
+    adapter_names();
     test_models();
     test_others();
     test_convert();

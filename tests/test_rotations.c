@@ -337,7 +337,7 @@ static void check_training(const char *adapter, adapter_options o, dtype type) {
     REQUIRE_OK(plan_write(step, "x", x));
     REQUIRE_OK(plan_write(step, "target", target));
     REQUIRE_OK(plan_write(step, "weight", ones));
-    REQUIRE_OK(optimizer_create(ps, 1, false, &opt));
+    REQUIRE_OK(optimizer_create(ps, 1, OPTIMIZER_ADAMW, false, &opt));
     for (int i = 0; i < STEPS; i++) {
         REQUIRE_OK(plan_run(step, NULL, NULL));
         REQUIRE_OK(plan_read_f32(step, "loss", &loss));

@@ -74,7 +74,7 @@ static status setup(run *r, bool checkpoint) {
     TRY(load(&r->model, r->gold, "w."));
     if (r->use_lora) TRY(load(&r->lora, r->gold, "lora."));
     TRY(record_step(r, checkpoint));
-    TRY(optimizer_create((params *[]){r->use_lora ? &r->lora : &r->model}, 1, false, &r->opt));
+    TRY(optimizer_create((params *[]){r->use_lora ? &r->lora : &r->model}, 1, OPTIMIZER_ADAMW, false, &r->opt));
 out:
     return st;
 }

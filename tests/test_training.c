@@ -92,7 +92,7 @@ static void test_average(void) {
     float va[3] = {1, 2, 3}, vb[2] = {-1, 1};
     REQUIRE_OK(params_set(&a, "w", va, 3));
     REQUIRE_OK(params_set(&b, "w", vb, 2));
-    REQUIRE_OK(optimizer_create((params *[]){&a, &b}, 2, true, &o));
+    REQUIRE_OK(optimizer_create((params *[]){&a, &b}, 2, OPTIMIZER_ADAMW, true, &o));
     double mean[3] = {1, 2, 3};
     for (int step = 0; step < 5; step++) {
         float ga[3] = {3, 0, 0}, gb[2] = {0, 4}, norm, before_b = vb[1], before_a = va[0];
@@ -120,6 +120,82 @@ static void test_average(void) {
     REQUIRE_OK(optimizer_swap_average(&o));
     REQUIRE_OK(params_get(&a, "w", seen, 3));
     REQUIRE(memcmp(seen, va, sizeof va) == 0);
+    optimizer_destroy(&o);
+    params_fini(&a);
+    params_fini(&b);
+}
+
+/* ---- prodigy ---- */
+
+/* The algorithm's lines for two parts whose loss is half the squared distance to a target, in
+ * double. */
+typedef struct prodigy_sum {
+    double p[5], start[5], m[5], v[5], s[5], d, numerator;
+} prodigy_sum;
+
+static void prodigy_by_hand(prodigy_sum *r, const double *grad, double decay) {
+    double below = 0, was = r->d, b3 = sqrt(0.999);
+    r->numerator *= b3;
+    for (int i = 0; i < 5; i++) {
+        double rate = was * (i < 3 ? 1 : 0.5);
+        r->numerator += was / 1e-6 * rate * grad[i] * (r->start[i] - r->p[i]);
+        r->m[i] = 0.9 * r->m[i] + was * 0.1 * grad[i];
+        r->v[i] = 0.999 * r->v[i] + was * was * 0.001 * grad[i] * grad[i];
+        r->s[i] = b3 * r->s[i] + was / 1e-6 * rate * grad[i];
+        below += fabs(r->s[i]);
+    }
+    r->d = fmax(r->d, r->numerator / below);
+    for (int i = 0; i < 5; i++) {
+        double rate = was * (i < 3 ? 1 : 0.5);
+        r->p[i] -= i < 3 ? decay * rate * r->p[i] : 0; /* the second part is a vector */
+        r->p[i] -= rate * r->m[i] / (sqrt(r->v[i]) + r->d * 1e-8);
+    }
+}
+
+static void test_prodigy(void) {
+    static const double target[5] = {1, -2, 0.5, 3, -1};
+    params a, b;
+    optimizer o;
+    prodigy_sum r = {.p = {0.1, 0.2, 0.3, 0.4, 0.5}, .d = 1e-6};
+    float va[3], vb[2], ga[3], gb[2], norm;
+    bool skipped;
+    params_init(&a, g_dev, DT_F32);
+    params_init(&b, g_dev, DT_F32);
+    REQUIRE_OK(params_declare(&a, "w", SHAPE(3), false));
+    REQUIRE_OK(params_declare(&b, "w", SHAPE(2), true));
+    a.p[0].trainable = b.p[0].trainable = true;
+    REQUIRE_OK(params_allocate(&a));
+    REQUIRE_OK(params_allocate(&b));
+    memcpy(r.start, r.p, sizeof r.p);
+    for (int i = 0; i < 5; i++) *(i < 3 ? &va[i] : &vb[i - 3]) = (float)r.p[i];
+    REQUIRE_OK(params_set(&a, "w", va, 3));
+    REQUIRE_OK(params_set(&b, "w", vb, 2));
+    REQUIRE_OK(optimizer_create((params *[]){&a, &b}, 2, OPTIMIZER_PRODIGY, true, &o));
+    const optimizer_params p = {
+        .lr = 1, OPTIMIZER_DEFAULTS, .average_decay = 0, .lr_factor = {1, 0.5f}};
+    for (int step = 0; step < 400; step++) {
+        double grad[5];
+        bool bad = step == 3;
+        for (int i = 0; i < 5; i++) {
+            grad[i] = r.p[i] - target[i];
+            *(i < 3 ? &ga[i] : &gb[i - 3]) = (float)(bad ? (double)NAN : grad[i]);
+        }
+        REQUIRE_OK(array_write(a.p[0].grad, ga));
+        REQUIRE_OK(array_write(b.p[0].grad, gb));
+        REQUIRE_OK(optimizer_step(&o, &p, &norm, &skipped));
+        REQUIRE(skipped == bad);
+        if (!bad) prodigy_by_hand(&r, grad, 1e-2);
+        REQUIRE_OK(array_read(a.p[0].grad, ga));
+        REQUIRE(ga[0] == 0 && ga[2] == 0); /* cleared, also after a bad one */
+        REQUIRE(near(o.d / r.d, 1, 5e-3)); /* f32 rounds steps of 1e-6 beside 0.1 */
+    }
+    REQUIRE_OK(params_get(&a, "w", va, 3));
+    REQUIRE_OK(params_get(&b, "w", vb, 2));
+    for (int i = 0; i < 5; i++) {
+        REQUIRE(near((double)(i < 3 ? va[i] : vb[i - 3]), r.p[i], 1e-2));
+        REQUIRE(near(r.p[i], target[i], 0.3)); /* and it has found the way by itself */
+    }
+    REQUIRE(o.step == 399 && r.d > 0.05);
     optimizer_destroy(&o);
     params_fini(&a);
     params_fini(&b);
@@ -487,6 +563,7 @@ int main(int argc, char **argv) {
     test_schedules();
     test_noising();
     test_average();
+    test_prodigy();
     test_log();
     test_pool();
     test_squeezenet();

@@ -53,3 +53,10 @@ bool   adapter_file_touches(const adapter_file *f, int model, const char *name);
 status adapter_file_fold(const adapter_file *f, int model, const char *name, double m, bool inverse, float *w);
 /* Folds into the model's weights with strength m, or takes out what was folded in. */
 status adapter_file_merge(const adapter_file *f, int model, params *ps, double m, bool inverse);
+
+/* What a tensor's name alone tells those who have no model at hand. Such a tensor is one of each adapted layer. false: it is not. */
+typedef struct adapter_name {
+    const char *kind, *layout;             /* "LoRA", "BOFT", also kinds we do not run; "kohya", "PEFT", ... */
+    int rank;                              /* which of its dims is the rank; -1 none */
+} adapter_name;
+bool adapter_name_read(const char *name, adapter_name *out);

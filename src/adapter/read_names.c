@@ -44,22 +44,23 @@ static const struct suffix {
     {".b_norm", ROLE_NORM_BIAS},
 };
 
-/* Ends of kinds that we know of and do not run. */
+/* Parts of names of kinds that we know of and do not run; each: what every layer has one of. */
 static const struct foreign {
-    const char *part, *what;
-} foreign[] = {{".hada_w", "LoHa"},
-               {".lokr_w", "LoKr"},
-               {".oft_blocks.", "OFT of kohya's Flux networks"},
-               {".ia3_l", "IA3"},
-               {".oft_embedding_R", "OFT of an embedding table"},
-               {".oft_R.clipped_oft", "clipped OFT"},
-               {".oft_R.cans_oft", "CANS OFT"},
-               {".lora_embedding_", "LoRA of an embedding table"},
-               {".set_weight", "replaced weights"},
-               {".reshape_weight", "reshaped weights"},
-               {".lora_B.bias", "LoRA with biases"},
-               {".vera_lambda", "VeRA"},
-               {".a1.weight", "GLoRA"}};
+    const char *part, *what, *each;
+    int rank;
+} foreign[] = {{".hada_w", "LoHa", ".hada_w1_a", 1},
+               {".lokr_w", "LoKr", ".lokr_w1", -1},
+               {".oft_blocks.", "OFT of kohya's Flux networks", ".oft_blocks.0", -1},
+               {".ia3_l", "IA3", ".ia3_l", -1},
+               {".oft_embedding_R", "OFT of an embedding table", ".oft_embedding_R", -1},
+               {".oft_R.clipped_oft", "clipped OFT", ".oft_R.clipped_oft", -1},
+               {".oft_R.cans_oft", "CANS OFT", ".oft_R.cans_oft", -1},
+               {".lora_embedding_", "LoRA of an embedding table", ".lora_embedding_A", 0},
+               {".set_weight", "replaced weights", ".set_weight", -1},
+               {".reshape_weight", "reshaped weights", ".reshape_weight", -1},
+               {".lora_B.bias", "LoRA with biases", ".lora_B.bias", -1},
+               {".vera_lambda", "VeRA", ".vera_lambda_d", -1},
+               {".a1.weight", "GLoRA", ".a1.weight", -1}};
 
 static const struct prefix {
     const char *text, *part;
@@ -112,6 +113,49 @@ static const param *layer_of(const params *ps, const char *stem, size_t n, bool 
             if (k == 0 && names_layer(stem, n, underscores, name, "weight")) return &ps->p[i];
         }
     return NULL;
+}
+
+/* The role by the longest end that fits; *n gets its length. */
+static role role_of(const char *name, size_t *n) {
+    size_t all = strlen(name);
+    role k = ROLE_COUNT;
+    *n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
+        size_t e = strlen(suffixes[i].text);
+        if (all > e && e > *n && strcmp(name + all - e, suffixes[i].text) == 0)
+            *n = e, k = suffixes[i].r;
+    }
+    return k;
+}
+
+bool adapter_name_read(const char *name, adapter_name *out) {
+    static const char *const layouts[SPELL_COUNT] = {"PEFT",  "diffusers", "kohya",
+                                                     "kohya", "LyCORIS",   "cloneofsimo"};
+    static const struct {
+        role r;
+        const char *kind;
+        int rank;
+    } each[] = {{ROLE_DOWN, "LoRA", 0},        {ROLE_OFT_VECTOR, "OFT", -1},
+                {ROLE_OFT_MATRIX, "OFT", -1},  {ROLE_OFT_BLOCKS, "OFT", -1},
+                {ROLE_BOFT, "BOFT", -1},       {ROLE_MAGNITUDE, "DoRA", -1},
+                {ROLE_DIFF, "difference", -1}, {ROLE_NORM, "norm difference", -1}};
+    size_t n, all = strlen(name);
+    role k = role_of(name, &n);
+    *out = (adapter_name){.layout = layouts[SPELL_DIFFUSERS]};
+    for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
+        if (starts_with(name, prefixes[i].text)) {
+            out->layout = layouts[prefixes[i].spelled];
+            break;
+        }
+    bool numbered = starts_with(name, "unet:") || starts_with(name, "text_encoder:");
+    if (numbered) out->layout = layouts[SPELL_INDEX];
+    if (numbered && all > 5 && strcmp(name + all - 5, ":down") == 0) k = ROLE_DOWN;
+    for (size_t i = 0; i < ARRAY_LEN(foreign); i++)
+        if (strstr(name, foreign[i].each))
+            return out->kind = foreign[i].what, out->rank = foreign[i].rank, true;
+    for (size_t i = 0; i < ARRAY_LEN(each); i++)
+        if (each[i].r == k) return out->kind = each[i].kind, out->rank = each[i].rank, true;
+    return false;
 }
 
 /* "….attn1.processor.to_out" of old diffusers files -> "….attn1.to_out.0" */
@@ -181,8 +225,8 @@ static status put(reading *r, const layer_group *like, role k, const safetensor 
 
 static status put_named(reading *r, const safetensor *t) {
     char stem[512];
-    size_t n = strlen(t->name), best = 0;
-    role k = ROLE_COUNT;
+    size_t n = strlen(t->name), best;
+    role k = role_of(t->name, &best);
     layer_group like = {0};
     for (size_t i = 0; i < ARRAY_LEN(foreign); i++)
         if (strstr(t->name, foreign[i].part))
@@ -190,11 +234,6 @@ static status put_named(reading *r, const safetensor *t) {
                         "%s: tensor %s: %s is not supported; lora, dora, oft, coft, boft and full "
                         "differences are",
                         r->f->path, t->name, foreign[i].what);
-    for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
-        size_t e = strlen(suffixes[i].text);
-        if (n > e && e > best && strcmp(t->name + n - e, suffixes[i].text) == 0)
-            best = e, k = suffixes[i].r;
-    }
     if (k == ROLE_COUNT || n - best >= sizeof stem - 2)
         return fail(E_FORMAT, "%s: tensor %s is not part of any adapter we know", r->f->path,
                     t->name);

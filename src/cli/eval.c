@@ -1,6 +1,6 @@
 /* eval.c: imago eval: measures what imago made. SPDX-License-Identifier: MIT */
+#include "cli/eval.h"
 #include "eval/eval.h"
-#include "cli/cli.h"
 #include "op/op.h"
 #include <math.h>
 #include <stdio.h>
@@ -121,15 +121,20 @@ static status check(eval_command *c, const positionals *args) {
     return OK;
 }
 
-int cmd_eval_base(int argc, char **argv); /* eval_base.c */
-
 int cmd_eval(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "base") == 0) return cmd_eval_base(argc - 1, argv + 1);
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } others[] = {{"base", cmd_eval_base},
+                  {"adapter", cmd_eval_adapter},
+                  {"personalize", cmd_eval_personalize}};
+    for (size_t i = 0; argc > 1 && i < ARRAY_LEN(others); i++)
+        if (strcmp(argv[1], others[i].name) == 0) return others[i].run(argc - 1, argv + 1);
     char judge_path[1200];
     static const command self = {"eval",
                                  "Measures morphs: how long and how even the way from frame to "
-                                 "frame is, and how true its ends are. `imago eval base` measures "
-                                 "a model.",
+                                 "frame is, and how true its ends are. See also --help of imago "
+                                 "eval base, adapter, personalize.",
                                  NULL};
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));

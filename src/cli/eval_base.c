@@ -3,6 +3,7 @@
  * looking which picture of the corpus the answer is nearest to; and sheets for the eye.
  * SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
+#include "cli/eval.h"
 #include "engine/train.h"
 #include "eval/eval.h"
 #include "imago.h"

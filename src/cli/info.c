@@ -1,5 +1,6 @@
 /* info.c: imago info: what a file is: a model, an adapter, a picture. All that is found becomes one
  * JSON tree, which is printed as such or as indented lines. SPDX-License-Identifier: MIT */
+#include "adapter/adapter_file.h"
 #include "cli/cli.h"
 #include "family/checkpoint.h"
 #include "file/image.h"
@@ -103,24 +104,6 @@ out:
 }
 
 /* ---- an adapter ---- */
-/* Tensors that only one kind of adapter has, one per adapted layer; rank: which of its dimensions
- * is the rank, -1 none. */
-static const struct adapter_kind {
-    const char *suffix, *kind, *layout;
-    int rank;
-} kinds[] = {{".lora_down.weight", "LoRA", "kohya", 0},
-             {".lora.down.weight", "LoRA", "diffusers", 0},
-             {".lora_A.weight", "LoRA", "PEFT", 0},
-             {":down", "LoRA", "cloneofsimo", 0},
-             {".hada_w1_a", "LoHa", "LyCORIS or PEFT", 1},
-             {".lokr_w1", "LoKr", "LyCORIS or PEFT", -1},
-             {".lokr_w1_a", "LoKr", "LyCORIS or PEFT", 1},
-             {".oft_R.weight", "OFT", "PEFT", -1},
-             {".oft_blocks", "OFT", "LyCORIS", -1},
-             {".oft_r", "OFT", "PEFT before 0.16", -1},
-             {".boft_R", "BOFT", "PEFT", -1},
-             {".ia3_l", "IA3", "PEFT", -1}};
-
 /* The text's width, by the layers that read it: whose base model the adapter was made for. */
 static const char *guess_base(const weights *w) {
     for (int64_t i = 0; i < weights_count(w); i++) {
@@ -140,25 +123,23 @@ static const char *guess_base(const weights *w) {
 }
 
 static bool describe_adapter(const weights *w, cJSON *o) {
-    const struct adapter_kind *kind = NULL;
+    adapter_name kind = {0}, name;
     int64_t layers = 0, rank = 0;
     bool dora = false;
     for (int64_t i = 0; i < weights_count(w); i++) {
         const weight *t = weights_at(w, i);
-        dora =
-            dora || ends_with(t->name, ".dora_scale") || strstr(t->name, ".lora_magnitude_vector");
-        for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
-            if (!ends_with(t->name, kinds[k].suffix) || (kind && kind != &kinds[k])) continue;
-            kind = &kinds[k];
-            layers++;
-            if (kind->rank >= 0 && kind->rank < t->n_dims) rank = MAX(rank, t->dim[kind->rank]);
-        }
+        if (!adapter_name_read(t->name, &name)) continue;
+        bool magnitude = strcmp(name.kind, "DoRA") == 0; /* stands beside LoRA's own tensors */
+        dora |= magnitude;
+        if (magnitude || (kind.kind && strcmp(kind.kind, name.kind) != 0)) continue;
+        kind = name;
+        layers++;
+        if (name.rank >= 0 && name.rank < t->n_dims) rank = MAX(rank, t->dim[name.rank]);
     }
-    if (!kind) return false;
+    if (!kind.kind) return false;
     cJSON_AddStringToObject(o, "kind", "adapter");
-    cJSON_AddStringToObject(o, "adapter",
-                            dora && strcmp(kind->kind, "LoRA") == 0 ? "DoRA" : kind->kind);
-    cJSON_AddStringToObject(o, "layout", kind->layout);
+    cJSON_AddStringToObject(o, "adapter", dora ? "DoRA" : kind.kind);
+    cJSON_AddStringToObject(o, "layout", kind.layout);
     cJSON_AddNumberToObject(o, "layers", (double)layers);
     if (rank) cJSON_AddNumberToObject(o, "rank", (double)rank);
     const char *said = weights_note(w, "modelspec.architecture"),
@@ -221,6 +202,9 @@ static status describe(const char *path, const checkpoint_options *options, cJSO
     status st = OK;
     file_map m = {0};
     if (!os_file_exists(path)) return fail(E_IO, "%s: no such file or folder", path);
+    char inside[1200];
+    snprintf(inside, sizeof inside, "%.1100s/adapter_model.safetensors", path); /* PEFT's */
+    if (os_is_folder(path) && os_file_exists(inside)) return describe_tensors(inside, options, o);
     if (os_is_folder(path)) return describe_model(path, options, o);
     TRY(file_map_open(path, &m));
     cJSON_AddNumberToObject(o, "file_bytes", (double)m.bytes);
@@ -232,13 +216,13 @@ static status describe(const char *path, const checkpoint_options *options, cJSO
          gguf = memcmp(head, "GGUF", 4) == 0;
     uint64_t header = 0;
     memcpy(&header, head, sizeof header);
-    bool safetensors = m.bytes > 9 && head[8] == '{' && header <= m.bytes - 8;
+    bool is_safetensors = m.bytes > 9 && head[8] == '{' && header <= m.bytes - 8;
     bool pickle = head[0] == 0x80 ||
                   memcmp(head, "PK\3\4", 4) == 0; /* weights_open says what to do with those */
     bool index = ends_with(path, ".index.json");
     file_map_close(&m);
     if (png || jpeg || webp) return describe_picture(path, png, o);
-    if (gguf || safetensors || pickle || index) return describe_tensors(path, options, o);
+    if (gguf || is_safetensors || pickle || index) return describe_tensors(path, options, o);
     return fail(
         E_FORMAT,
         "%s: neither a model (safetensors, GGUF, diffusers folder) nor a picture (PNG, JPEG, WebP)",

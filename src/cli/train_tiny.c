@@ -55,7 +55,7 @@ static status setup(job *j, bool checkpoint) {
     TRY(params_allocate(&j->model));
     TRY(params_randomize(&j->model, 1, 0.05f));
     TRY(record(j, checkpoint));
-    TRY(optimizer_create((params *[]){&j->model}, 1, false, &j->opt));
+    TRY(optimizer_create((params *[]){&j->model}, 1, OPTIMIZER_ADAMW, false, &j->opt));
 out:
     return st;
 }

@@ -78,6 +78,21 @@ out:
     return st;
 }
 
+/* Names of different parts never agree, so each model may be asked about every parameter. */
+static status fold_any(void *ctx, const part_tensor *t, float *w) {
+    status st = OK;
+    const imago *im = ctx;
+    for (int i = 0; i < im->n_adapters; i++)
+        for (size_t m = 0; m < ARRAY_LEN(adapted); m++)
+            TRY(adapter_file_fold(im->adapter[i].file, (int)m, t->name, im->adapter[i].strength, false, w));
+out:
+    return st;
+}
+
+status adapters_write_merged(imago *im, layout l, dtype type, const char *path) {
+    return checkpoint_write_folded(im->ck, l, type, path, fold_any, im);
+}
+
 void adapters_fini(imago *im) {
     for (int i = 0; i < im->n_adapters; i++) adapter_file_close(im->adapter[i].file);
     arena_fini(&im->folds);

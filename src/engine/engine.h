@@ -45,6 +45,8 @@ status engine_plan(imago *im, const char *key, status (*record)(imago *im, graph
 /* Opens adapter files and has the weights they touch folded whenever they are fetched. Before any plan is made. */
 status adapters_load(imago *im, const char *const *specs, int n);
 void   adapters_fini(imago *im);
+/* The checkpoint with its adapters in the weights (checkpoint_write). */
+status adapters_write_merged(imago *im, layout l, dtype type, const char *path);
 
 /* ---- text.c ---- */
 typedef struct text_params { const char *prompt, *negative; bool plain, want_negative; int clip_skip; } text_params;

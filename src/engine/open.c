@@ -54,7 +54,7 @@ static status bind_parts(imago *im) {
     for (int p = 0; p < PART_COUNT; p++) params_init(&im->part[p], im->dev, im->type);
     TRY(unet_declare(&im->part[PART_UNET], &c->unet, NULL));
     TRY(vae_declare(&im->part[PART_VAE], &c->vae));
-    TRY(text_declare(&im->part[PART_TEXT], &c->text));
+    TRY(text_declare(&im->part[PART_TEXT], &c->text, NULL));
     for (int p = 0; p < PART_COUNT; p++) {
         TRY(params_allocate(&im->part[p]));
         TRY(checkpoint_load(c, (part)p, &im->part[p]));

@@ -1,6 +1,6 @@
 /* personalize_data.c: the pictures that a subject is learned from, and what is said of them. A
- * folder holds pictures and captions and nothing else, so that what was overlooked is said and not
- * skipped. SPDX-License-Identifier: MIT */
+ * folder holds pictures, their masks and captions and nothing else, so that what was overlooked is
+ * said and not skipped. SPDX-License-Identifier: MIT */
 #include "engine/personalize.h"
 #include <stdio.h>
 
@@ -19,12 +19,27 @@ static bool is_picture(const char *dot) {
     return false;
 }
 
+static size_t stem_bytes(const char *name) { return (size_t)(strrchr(name, '.') - name); }
+
 static bool same_stem(const char *a, const char *b) {
-    size_t n = (size_t)(strrchr(a, '.') - a), m = (size_t)(strrchr(b, '.') - b);
-    return n == m && memcmp(a, b, n) == 0;
+    size_t n = stem_bytes(a);
+    return n == stem_bytes(b) && memcmp(a, b, n) == 0;
 }
 
-static status add_text(instance_set *s, const char *text, int *which) {
+/* "NAME.mask.png" */
+static bool is_mask(const char *name) {
+    size_t n = is_picture(strrchr(name, '.')) ? stem_bytes(name) : 0;
+    return n > 5 && memcmp(name + n - 5, ".mask", 5) == 0;
+}
+
+static instance *picture_of_name(instance_set *s, const char *name, size_t stem) {
+    for (int i = 0; i < s->n; i++)
+        if (stem_bytes(s->it[i].name) == stem && memcmp(s->it[i].name, name, stem) == 0)
+            return &s->it[i];
+    return NULL;
+}
+
+status instances_add_text(instance_set *s, const char *text, int *which) {
     for (int i = 0; i < s->n_texts; i++)
         if (strcmp(s->text[i], text) == 0) return *which = i, OK;
     if (!(s->text[s->n_texts] = arena_printf(&s->mem, "%s", text)))
@@ -47,7 +62,7 @@ static status read_caption(instance_set *s, const char *path, int *which) {
     while (first < bytes && data[first] == ' ') first++;
     if (first == bytes)
         TRY(fail(E_FORMAT, "%s: an empty caption: write one, or remove the file", path));
-    TRY(add_text(s, (const char *)data + first, which));
+    TRY(instances_add_text(s, (const char *)data + first, which));
 out:
     mem_free(data);
     return st;
@@ -56,6 +71,7 @@ out:
 static status sort_out(instance_set *s, const char *folder, const char *const *name, int n) {
     for (int i = 0; i < n; i++) {
         const char *dot = strrchr(name[i], '.');
+        if (is_mask(name[i])) continue;
         if (is_picture(dot)) {
             for (int k = 0; k < s->n; k++)
                 if (same_stem(s->it[k].name, name[i]))
@@ -63,7 +79,7 @@ static status sort_out(instance_set *s, const char *folder, const char *const *n
                                 folder, s->it[k].name, name[i]);
             const char *path = arena_printf(&s->mem, "%s/%s", folder, name[i]);
             if (!path) return fail(E_HOST_MEMORY, "no host memory for %d pictures", n);
-            s->it[s->n++] = (instance){name[i], path, -1};
+            s->it[s->n++] = (instance){.name = name[i], .path = path, .text = -1};
         } else if (!dot || !same_letters(dot, ".txt"))
             return fail(E_FORMAT,
                         "%s/%s: neither a picture (PNG, JPEG, WebP) nor a caption (.txt): move it "
@@ -77,16 +93,27 @@ static status captions(instance_set *s, const char *folder, const char *const *n
     status st = OK;
     for (int i = 0; i < n; i++) {
         char path[1200];
-        instance *of = NULL;
         if (!same_letters(strrchr(name[i], '.'), ".txt")) continue;
-        for (int k = 0; k < s->n; k++)
-            if (same_stem(s->it[k].name, name[i])) of = &s->it[k];
+        instance *of = picture_of_name(s, name[i], stem_bytes(name[i]));
         snprintf(path, sizeof path, "%s/%s", folder, name[i]);
         if (!of) TRY(fail(E_FORMAT, "%s: a caption without a picture of that name", path));
         TRY(read_caption(s, path, &of->text));
     }
 out:
     return st;
+}
+
+static status masks(instance_set *s, const char *folder, const char *const *name, int n) {
+    for (int i = 0; i < n; i++) {
+        if (!is_mask(name[i])) continue;
+        instance *of = picture_of_name(s, name[i], stem_bytes(name[i]) - 5);
+        const char *path = arena_printf(&s->mem, "%s/%s", folder, name[i]);
+        if (!path) return fail(E_HOST_MEMORY, "no host memory for %d pictures", n);
+        if (!of) return fail(E_FORMAT, "%s: a mask without a picture of that name", path);
+        if (of->mask) return fail(E_FORMAT, "%s: a second mask of %s", path, of->name);
+        of->mask = path;
+    }
+    return OK;
 }
 
 status instances_open(const char *folder, const char *prompt, instance_set *out) {
@@ -96,15 +123,16 @@ status instances_open(const char *folder, const char *prompt, instance_set *out)
     *out = (instance_set){0};
     TRY(os_folder_list(folder, &out->mem, &name, &n));
     out->it = arena_new(&out->mem, instance, n + 1);
-    out->text = arena_new(&out->mem, const char *, n + 1);
+    out->text = arena_new(&out->mem, const char *, n + 2);
     if (!out->it || !out->text) TRY(fail(E_HOST_MEMORY, "no host memory to list %d files", n));
     TRY(sort_out(out, folder, name, n));
     if (!out->n)
         TRY(fail(E_FORMAT, "%s: no pictures: expected PNG, JPEG or WebP files of the subject",
                  folder));
     TRY(captions(out, folder, name, n));
+    TRY(masks(out, folder, name, n));
     for (int i = 0; i < out->n; i++)
-        if (out->it[i].text < 0) TRY(add_text(out, prompt, &out->it[i].text));
+        if (out->it[i].text < 0) TRY(instances_add_text(out, prompt, &out->it[i].text));
 out:
     if (st != OK) instances_close(out);
     return st;
@@ -115,18 +143,55 @@ void instances_close(instance_set *s) {
     *s = (instance_set){0};
 }
 
-status instance_load(const instance *i, int side, bool flip, float *px) {
+status instance_size(const instance *i, int *w, int *h) {
+    image im = {0};
+    status st = image_load(i->path, &im);
+    *w = im.w, *h = im.h;
+    image_free(&im);
+    return st;
+}
+
+static uint8_t sample_of(const image *im, int x, int y, int c, bool flip) {
+    return im->px[(y * im->w + (flip ? im->w - 1 - x : x)) * im->channels + c];
+}
+
+status instance_load(const instance *i, int w, int h, bool flip, float *px) {
     static const uint8_t white[3] = {255, 255, 255};
     status st = OK;
     image im = {0}, fitted = {0};
     TRY(image_load(i->path, &im));
     TRY(image_flatten(&im, white));
-    TRY(image_fit_to(&im, side, side, FIT_CROP, white, &fitted));
-    for (int y = 0; y < side; y++)
-        for (int x = 0; x < side; x++)
-            for (int c = 0; c < 3; c++)
-                px[(y * side + x) * 3 + c] =
-                    image_unit(fitted.px[(y * side + (flip ? side - 1 - x : x)) * 3 + c]);
+    TRY(image_fit_to(&im, w, h, FIT_CROP, white, &fitted));
+    for (int k = 0; k < w * h * 3; k++)
+        px[k] = image_unit(sample_of(&fitted, k / 3 % w, k / 3 / w, k % 3, flip));
+out:
+    image_free(&im);
+    image_free(&fitted);
+    return st;
+}
+
+status instance_load_mask(const instance *i, int w, int h, bool flip, float *m) {
+    static const uint8_t black[3] = {0};
+    status st = OK;
+    image im = {0}, fitted = {0};
+    int of_w, of_h;
+    double sum = 0;
+    for (int k = 0; k < w * h; k++) m[k] = 1;
+    if (!i->mask) return OK;
+    TRY(instance_size(i, &of_w, &of_h));
+    TRY(image_load(i->mask, &im));
+    if (im.w != of_w || im.h != of_h)
+        TRY(fail(E_SHAPE, "%s is %dx%d, its picture %dx%d: expected one size", i->mask, im.w, im.h,
+                 of_w, of_h));
+    TRY(image_flatten(&im, black));
+    TRY(image_fit_to(&im, w, h, FIT_CROP, black, &fitted));
+    for (int k = 0; k < w * h; k++) {
+        int rgb = 0;
+        for (int c = 0; c < 3; c++) rgb += sample_of(&fitted, k % w, k / w, c, flip);
+        m[k] = (float)rgb / 765.0f;
+        sum += (double)m[k];
+    }
+    if (sum <= 0) TRY(fail(E_FORMAT, "%s: all black: white is what shall be learned", i->mask));
 out:
     image_free(&im);
     image_free(&fitted);

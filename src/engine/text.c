@@ -206,7 +206,7 @@ status text_load_embedding(imago *im, const char *spec) {
     const char *base = strrchr(path, '/'), *dot = strrchr(path, '.');
     base = base ? base + 1 : path;
     if (eq) snprintf(name, sizeof name, "%.*s", (int)MIN(eq - spec, 127), spec);
-    else if (t->name[0] == '<') snprintf(name, sizeof name, "%s", t->name);
+    else if (strcmp(t->name, "emb_params") != 0) snprintf(name, sizeof name, "%s", t->name); /* diffusers: named as the token */
     else snprintf(name, sizeof name, "%.*s", (int)MIN((dot && dot > base ? dot : base + strlen(base)) - base, 127), base);
     int n = t->n_dims == 2 ? (int)t->dim[0] : 1;
     if (n < 1 || n > 75) TRY(fail(E_FORMAT, "%s: an embedding of %lld vectors: expected 1 to 75", path, (long long)t->dim[0]));

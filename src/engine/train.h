@@ -19,6 +19,7 @@ typedef struct train_params {              /* of a run, whatever it trains */
     int64_t log_every;                     /* steps */
     double save_minutes, sheet_minutes;    /* 0 = only at the end */
     int64_t sheet_every;                   /* steps, beside sheet_minutes; 0 = not by steps */
+    int64_t probe_every, keep_every;       /* steps between calls of the stage's probe and keep; 0 = never */
     bool anew, repeat;                     /* an old state is not read; nor one that has done all its steps */
     bool checkpointing;
     bool (*cancelled)(void *ctx); void *ctx; /* asked within steps too; the run is saved, then E_CANCELLED */
@@ -36,6 +37,9 @@ typedef struct train_stage {
     /* Both see the averaged weights. sheet writes a PNG to path and may add values to the log. */
     status (*sheet)(void *ctx, const char *path, record_value *v, int *n);
     status (*save)(void *ctx, const char *folder);
+    plan  *(*which)(void *ctx, uint64_t first); /* the plan for the samples from `first` on; NULL = always step */
+    status (*keep)(void *ctx, int64_t step); /* averaged weights: what stays beside later saves */
+    status (*probe)(void *ctx, int64_t step, record_value *v, int *n); /* the weights as they are; values for the log; also before step 1 */
     void *ctx;
 } train_stage;
 /* errors  E_CANCELLED after saving; E_FORMAT when the loss is no longer finite: the state saved last stays; those of files, devices and the stage's own */

@@ -141,7 +141,7 @@ static status memory(base_job *j) {
 static status declare(base_job *j) {
     status st = OK;
     TRY(unet_declare(&j->unet, &j->b->unet, NULL));
-    TRY(text_declare(&j->text, &j->b->text));
+    TRY(text_declare(&j->text, &j->b->text, NULL));
     for (int k = 0; k < 2; k++) {
         params *ps = k ? &j->text : &j->unet;
         for (int i = 0; i < ps->n; i++) ps->p[i].trainable = true;

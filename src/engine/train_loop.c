@@ -28,7 +28,32 @@ static const char *path_in(const loop *l, const char *name, char out[1200]) {
     return out;
 }
 
-enum { NOTE_STEP, NOTE_ADAM, NOTE_SAMPLE, NOTE_SEED, NOTE_SCALE, NOTE_GOOD, NOTES };
+enum {
+    NOTE_STEP,
+    NOTE_ADAM,
+    NOTE_SAMPLE,
+    NOTE_SEED,
+    NOTE_SCALE,
+    NOTE_GOOD,
+    NOTE_D,
+    NOTE_NUMERATOR,
+    NOTES
+};
+
+static int64_t bits_of(double v) {
+    int64_t i;
+    memcpy(&i, &v, sizeof i);
+    return i;
+}
+
+static double of_bits(int64_t i) {
+    double v;
+    memcpy(&v, &i, sizeof v);
+    return v;
+}
+
+/* How many of the notes a state has. */
+static int notes(const loop *l) { return l->opt.kind == OPTIMIZER_PRODIGY ? NOTES : NOTE_D; }
 
 static void get_notes(const loop *l, train_note n[NOTES]) {
     const train_note now[NOTES] = {{"step", l->step},
@@ -36,7 +61,9 @@ static void get_notes(const loop *l, train_note n[NOTES]) {
                                    {"sample", (int64_t)l->sample},
                                    {"seed", l->p->seed},
                                    {"loss_scale", (int64_t)l->scaler.scale},
-                                   {"loss_scale_good", l->scaler.good}};
+                                   {"loss_scale_good", l->scaler.good},
+                                   {"prodigy_d", bits_of(l->opt.d)},
+                                   {"prodigy_numerator", bits_of(l->opt.numerator)}};
     memcpy(n, now, sizeof now);
 }
 
@@ -46,7 +73,7 @@ static status save_state(loop *l) {
     get_notes(l, n);
     l->last_save = os_seconds();
     return train_state_save(path_in(l, "state.safetensors", path), &l->opt, l->s->part_name, n,
-                            NOTES);
+                            notes(l));
 }
 
 /* Is the state at path that of a run which has done all its steps? */
@@ -69,16 +96,21 @@ static status resume(loop *l) {
     if (!anew && l->p->repeat) TRY(all_done(l, path, &anew));
     if (anew) return save_state(l); /* at once: the old one must not be taken for this run's */
     get_notes(l, n);
-    TRY(train_state_load(path, &l->opt, l->s->part_name, n, NOTES));
+    TRY(train_state_load(path, &l->opt, l->s->part_name, n, notes(l)));
     if (n[NOTE_SEED].value != l->p->seed)
         TRY(fail(E_USAGE, "%s was begun with seed %lld, not %u: give that seed or another folder",
                  path, (long long)n[NOTE_SEED].value, l->p->seed));
     if (n[NOTE_STEP].value < 0 || n[NOTE_ADAM].value < 0 || n[NOTE_SAMPLE].value < 0 ||
         n[NOTE_SCALE].value < 1 || n[NOTE_SCALE].value > 1 << 24)
         TRY(fail(E_FORMAT, "%s: its counters make no sense", path));
+    if (notes(l) == NOTES && !(isfinite(of_bits(n[NOTE_D].value)) && of_bits(n[NOTE_D].value) > 0 &&
+                               isfinite(of_bits(n[NOTE_NUMERATOR].value))))
+        TRY(fail(E_FORMAT, "%s: its estimate of the learning rate makes no sense", path));
     l->step = n[NOTE_STEP].value;
     l->opt.step = n[NOTE_ADAM].value;
     l->sample = (uint64_t)n[NOTE_SAMPLE].value;
+    l->opt.d = of_bits(n[NOTE_D].value);
+    l->opt.numerator = of_bits(n[NOTE_NUMERATOR].value);
     if (l->scaler.good >= 0)
         l->scaler = (loss_scaler){(float)n[NOTE_SCALE].value, MAX(n[NOTE_GOOD].value, 0)};
     log_info("%s: going on after step %lld, sample %llu", l->p->folder, (long long)l->step,
@@ -101,6 +133,7 @@ static status write_log(loop *l, record_value *extra, int n_extra) {
     l->rate = (double)((l->step - l->last_step) * l->p->batch * l->p->accumulate) /
               MAX(now - l->last_line, 1e-9);
     v[n++] = (record_value){"samples_per_s", l->rate};
+    if (l->opt.kind == OPTIMIZER_PRODIGY) v[n++] = (record_value){"d", l->opt.d};
     if (l->skipped) v[n++] = (record_value){"skipped", (double)l->skipped};
     for (int i = 0; i < n_extra && n < RECORD_MAX_VALUES; i++) v[n++] = extra[i];
     TRY(train_log_add(l->log, l->step, v, n));
@@ -112,6 +145,21 @@ static status write_log(loop *l, record_value *extra, int n_extra) {
     l->last_step = l->step;
 out:
     return st;
+}
+
+static status probe(loop *l) {
+    record_value v[RECORD_MAX_VALUES];
+    int n = 0;
+    status st = l->s->probe(l->s->ctx, l->step, v, &n);
+    return st == OK && n ? train_log_add(l->log, l->step, v, n) : st;
+}
+
+static status keep(loop *l) {
+    status st = optimizer_swap_average(&l->opt);
+    if (st != OK) return st;
+    st = l->s->keep(l->s->ctx, l->step);
+    status back = optimizer_swap_average(&l->opt);
+    return st == OK ? back : st;
 }
 
 /* Sheet and model, with the averaged weights. */
@@ -140,12 +188,14 @@ static status one_step(loop *l) {
     bool skipped = false;
     optimizer_params adam = p->adam;
     for (int k = 0; k < p->accumulate; k++) {
-        TRY(l->s->feed(l->s->ctx, l->step, l->sample + (uint64_t)k * (uint64_t)p->batch));
-        TRY(plan_write(l->s->step, "scale", &scale));
-        TRY(plan_run(l->s->step, p->cancelled, p->ctx));
+        uint64_t first = l->sample + (uint64_t)k * (uint64_t)p->batch;
+        plan *step = l->s->which ? l->s->which(l->s->ctx, first) : l->s->step;
+        TRY(l->s->feed(l->s->ctx, l->step, first));
+        TRY(plan_write(step, "scale", &scale));
+        TRY(plan_run(step, p->cancelled, p->ctx));
         for (int i = 0; i < l->s->n_show; i++) {
             float v;
-            TRY(plan_read(l->s->step, l->s->show[i], &v));
+            TRY(plan_read(step, l->s->show[i], &v));
             seen[i] += (double)v;
         }
     }
@@ -155,10 +205,11 @@ static status one_step(loop *l) {
     l->last_value = seen[0] / p->accumulate;
     /* f16 may skip steps until its scale fits; all others compute NaN again and again */
     if (!isfinite(l->last_value) || (skipped && l->scaler.scale <= 1))
-        TRY(fail(E_FORMAT,
-                 "step %lld: the loss or its gradients are not finite; what was saved before stays. "
-                 "Try a smaller --lr, or --precision f32",
-                 (long long)l->step + 1));
+        TRY(fail(
+            E_FORMAT,
+            "step %lld: the loss or its gradients are not finite; what was saved before stays. "
+            "Try a smaller --lr, or --precision f32",
+            (long long)l->step + 1));
     loss_scaler_update(&l->scaler, skipped);
     if (l->s->after) TRY(l->s->after(l->s->ctx));
     for (int i = 0; i < l->s->n_show; i++) l->sum[i] += seen[i];
@@ -178,14 +229,18 @@ static bool due(double minutes, double last) {
 static status loop_steps(loop *l) {
     status st = OK;
     const train_params *p = l->p;
+    if (p->probe_every && l->step == 0) TRY(probe(l));
     while (l->step < p->lr.steps) {
         char note[96];
         TRY(one_step(l));
         if (l->step % p->log_every == 0 || l->step == p->lr.steps) TRY(write_log(l, NULL, 0));
         if (l->rate > 0)
             snprintf(note, sizeof note, "loss %.4f  %.1f samples/s", l->last_value, l->rate);
-        else snprintf(note, sizeof note, "loss %.4f", l->last_value);
+        else
+            snprintf(note, sizeof note, "loss %.4f", l->last_value);
         progress_step(&l->bar, l->step, note);
+        if (p->probe_every && l->step % p->probe_every == 0) TRY(probe(l));
+        if (p->keep_every && l->step % p->keep_every == 0) TRY(keep(l));
         if (due(p->save_minutes, l->last_save)) TRY(save_state(l));
         bool by_step = p->sheet_every > 0 && l->step % p->sheet_every == 0 && l->step < p->lr.steps;
         if (by_step || due(p->sheet_minutes, l->last_sheet)) TRY(show(l, true));
@@ -199,7 +254,7 @@ static status loop_open(loop *l) {
     char path[1200];
     loss_scaler_init(&l->scaler, l->s->type);
     TRY(os_mkdir_p(l->p->folder));
-    TRY(optimizer_create(l->s->part, l->s->n_parts, true, &l->opt));
+    TRY(optimizer_create(l->s->part, l->s->n_parts, l->p->adam.kind, true, &l->opt));
     TRY(resume(l));
     TRY(train_log_open(path_in(l, "train.log", path), l->step, &l->log));
     l->last_line = l->last_save = l->last_sheet = os_seconds();

@@ -34,6 +34,11 @@ void   judge_close(judge *j);
 /* RGB pictures of one size, no side below JUDGE_MIN_SIDE.   errors  those of a plan */
 status judge_distance(judge *j, const image *a, const image *b, double *d);
 
+/* What a picture shows, wherever in it: means over positions of fire5 ... fire9's features, each tap of length 1 and all of it
+ * too. The dot product of two is their likeness, up to 1. Features are never negative, so unlike pictures are not near 0. */
+#define JUDGE_EMBED 2048
+status judge_embed(judge *j, const image *im, float v[JUDGE_EMBED]);
+
 /* ---- features.c: pictures as vectors, to find the nearest among many ---- */
 /* Per tap (as above) and cell of a 4 x 4 grid laid over it: the channels' sums over the cell, of length 1. */
 #define EXTRACTOR_FLOATS (16 * (96 + 128 + 128 + 256 + 256 + 384 + 384 + 512 + 512))
@@ -67,3 +72,17 @@ sequence_measures sequences_mean(const morph_measures *m, int n, eval_kind k);
 status morphs_json(const morph_measures *m, int n, char **text); /* mem_alloc'ed */
 /* A panel per sequence in their order: a bar per feature gap, all in units of the sequence's mean gap, which is the line. */
 status morphs_chart(const morph_measures *m, int n, image *out);
+
+/* ---- adapter.c: what an adapter file does to the layers of a model ---- */
+typedef struct layer_measures {
+    const char *part, *layer, *kind;
+    double change;               /* |W' - W| / |W| */
+    double norm;                 /* largest | |w'| / |w| - 1 | of a neuron (a row of the weight) */
+    double cosine;               /* largest change of the cosine of two neurons; of at most 512 of them, as energy */
+    double energy, energy_change; /* hyperspherical energy: mean of 1 / |u - v| over pairs of neurons' directions; its relative change */
+    double orthogonality, degrees; /* rotations of the input: max |R R^T - I|, and the largest angle a coordinate turns by; else NAN */
+} layer_measures;
+typedef struct adapter_measures { layer_measures *layer; int n; char described[700]; arena mem; } adapter_measures;
+/* errors  those of checkpoint_open and adapter_file_open      owner  caller: adapter_measures_fini */
+status adapter_measure(const char *model, const char *adapter, adapter_measures *out);
+void   adapter_measures_fini(adapter_measures *m);

@@ -10,8 +10,9 @@ static const float silent = 1e-10f; /* beside lengths of tens: divides a vector 
 
 struct judge {
     params net;
-    plan *p;
-    int w, h; /* that p is for */
+    plan *p, *embed;
+    int w, h;             /* that p is for */
+    int embed_w, embed_h; /* that embed is for */
 };
 
 double pixel_distance(const image *a, const image *b) {
@@ -41,6 +42,7 @@ status judge_open(device *d, const char *weights, judge **out) {
 void judge_close(judge *j) {
     if (!j) return;
     plan_destroy(j->p);
+    plan_destroy(j->embed);
     params_fini(&j->net);
     mem_free(j);
 }
@@ -87,6 +89,44 @@ status judge_distance(judge *j, const image *a, const image *b, double *d) {
     TRY(plan_run(j->p, NULL, NULL));
     TRY(plan_read_f32(j->p, "distance", &seen));
     *d = (double)seen;
+out:
+    mem_free(x);
+    return st;
+}
+
+enum { EMBED_FROM = 4 }; /* fire5: below it, edges and colours */
+
+static status prepare_embed(judge *j, int w, int h) {
+    tensor *tap[SQUEEZENET_TAPS], *all = NULL;
+    if (j->embed && j->embed_w == w && j->embed_h == h) return OK;
+    assert(w >= JUDGE_MIN_SIDE && h >= JUDGE_MIN_SIDE);
+    plan_destroy(j->embed);
+    j->embed = NULL;
+    graph *g = graph_create(j->net.dev);
+    if (!g) return fail(E_HOST_MEMORY, "no host memory for a graph");
+    nn m = {g, &j->net, NULL};
+    squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(1, h, w, 3)), tap);
+    for (int i = EMBED_FROM; i < SQUEEZENET_TAPS; i++) {
+        tensor *mean = op_mean(g, tap[i], 1u << 1 | 1u << 2);
+        tensor *unit = op_div(g, mean, op_affine(g, op_norm2(g, mean, 1u << 3), 1.0f, silent));
+        all = all ? op_concat(g, 3, all, unit) : unit;
+    }
+    graph_output(g, op_scale(g, all, 1 / sqrtf(SQUEEZENET_TAPS - EMBED_FROM)), "v");
+    j->embed_w = w, j->embed_h = h;
+    return graph_compile(g, NULL, &j->embed);
+}
+
+status judge_embed(judge *j, const image *im, float v[JUDGE_EMBED]) {
+    status st = OK;
+    assert(im->channels == 3);
+    size_t n = (size_t)im->w * (size_t)im->h * 3;
+    float *x = mem_alloc(n * sizeof *x);
+    if (!x) return fail(E_HOST_MEMORY, "no host memory for a picture of %d x %d", im->w, im->h);
+    TRY(prepare_embed(j, im->w, im->h));
+    for (size_t i = 0; i < n; i++) x[i] = image_unit(im->px[i]);
+    TRY(plan_write(j->embed, "x", x));
+    TRY(plan_run(j->embed, NULL, NULL));
+    TRY(plan_read_f32(j->embed, "v", v));
 out:
     mem_free(x);
     return st;

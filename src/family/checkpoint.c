@@ -178,7 +178,7 @@ status checkpoint_declare(const checkpoint *c, part p, params *ps) {
     case PART_VAE:
         return vae_declare(ps, &c->vae);
     case PART_TEXT:
-        return text_declare(ps, &c->text);
+        return text_declare(ps, &c->text, NULL);
     case PART_COUNT:
         break;
     }

@@ -72,3 +72,6 @@ status checkpoint_load(const checkpoint *c, part p, params *ps);
  *   errors  E_USAGE: the prediction of a Stable Diffusion 2 is not known and a scheduler config must say it; E_UNSUPPORTED;
  *           E_IO; and those of reading */
 status checkpoint_write(const checkpoint *c, layout l, dtype type, const char *path);
+/* The same with every parameter passed through fold as f32 first (adapters are merged so).   errors  E_FORMAT: what type cannot hold */
+typedef status (*checkpoint_fold)(void *ctx, const part_tensor *t, float *w);
+status checkpoint_write_folded(const checkpoint *c, layout l, dtype type, const char *path, checkpoint_fold fold, void *ctx);

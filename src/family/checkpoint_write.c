@@ -17,8 +17,32 @@ typedef struct out_file {
     out_tensor *o;
     int64_t n;
     dtype type;
+    const struct folding *folding; /* NULL = as they are */
     arena mem;
 } out_file;
+
+typedef struct folding {
+    checkpoint_fold fold;
+    void *ctx;
+} folding;
+
+static status fetch_folded(const out_file *f, const part_tensor *t, uint8_t *to) {
+    status st = OK;
+    double most = f->type == DT_F16 ? 65504 : 3.4e38;
+    float *w = mem_alloc(sizeof *w * (size_t)t->count);
+    if (!w) return fail(E_HOST_MEMORY, "no host memory for %s", t->name);
+    TRY(part_tensor_fetch(t, DT_F32, w));
+    TRY(f->folding->fold(f->folding->ctx, t, w));
+    for (int64_t i = 0; i < t->count; i++) {
+        if (!((double)w[i] >= -most && (double)w[i] <= most))
+            TRY(fail(E_FORMAT, "%s: %g cannot be written as %s", t->name, (double)w[i],
+                     dtype_name(f->type)));
+        dtype_store(to, f->type, i, (double)w[i]);
+    }
+out:
+    mem_free(w);
+    return st;
+}
 
 static status fetch(void *ctx, int64_t i, void *dst) {
     status st = OK;
@@ -27,15 +51,15 @@ static status fetch(void *ctx, int64_t i, void *dst) {
     for (int k = 0; k < f->o[i].n; k++) {
         const part_tensor *t = f->o[i].from[k];
         if (!t) return fail(E_FORMAT, "%s: of q, k and v, %c is missing", f->t[i].name, "qkv"[k]);
-        TRY(part_tensor_fetch(t, f->type, to));
+        TRY(f->folding ? fetch_folded(f, t, to) : part_tensor_fetch(t, f->type, to));
         to += (size_t)t->count * dtype_bytes(f->type);
     }
 out:
     return st;
 }
 
-static status out_file_init(out_file *f, int64_t room, dtype type) {
-    *f = (out_file){.type = type};
+static status out_file_init(out_file *f, int64_t room, dtype type, const folding *fo) {
+    *f = (out_file){.type = type, .folding = fo};
     f->t = arena_new(&f->mem, safetensor, room);
     f->o = arena_new(&f->mem, out_tensor, room);
     return f->t && f->o
@@ -141,7 +165,7 @@ static status add_notes(const checkpoint *c, const char *path, arena *a, safeten
     return OK;
 }
 
-static status write_single(const checkpoint *c, dtype type, const char *path) {
+static status write_single(const checkpoint *c, dtype type, const char *path, const folding *fo) {
     status st = OK;
     safetensor_note note[16];
     int n_notes = 0;
@@ -150,7 +174,7 @@ static status write_single(const checkpoint *c, dtype type, const char *path) {
         return fail(E_UNSUPPORTED,
                     "%s: the original layout has no tiny autoencoder: write a folder", path);
     TRY(out_file_init(
-        &f, c->n_tensors[PART_UNET] + c->n_tensors[PART_VAE] + c->n_tensors[PART_TEXT], type));
+        &f, c->n_tensors[PART_UNET] + c->n_tensors[PART_VAE] + c->n_tensors[PART_TEXT], type, fo));
     TRY(add_unet_vae(c, PART_UNET, &f));
     TRY(add_unet_vae(c, PART_VAE, &f));
     TRY(add_text(c, &f));
@@ -169,7 +193,8 @@ static status write_text(const char *folder, const char *name, const char *text)
     return file_write_atomic(path, text, strlen(text));
 }
 
-static status write_part(const checkpoint *c, part p, dtype type, const char *folder) {
+static status write_part(const checkpoint *c, part p, dtype type, const char *folder,
+                         const folding *fo) {
     status st = OK;
     char sub[1200], path[1280];
     out_file f = {0};
@@ -178,7 +203,7 @@ static status write_part(const checkpoint *c, part p, dtype type, const char *fo
     snprintf(path, sizeof path, "%s/%s.safetensors", sub,
              p == PART_TEXT ? "model" : "diffusion_pytorch_model");
     TRY(os_mkdir_p(sub));
-    TRY(out_file_init(&f, c->n_tensors[p], type));
+    TRY(out_file_init(&f, c->n_tensors[p], type, fo));
     for (int64_t i = 0; i < c->n_tensors[p]; i++)
         TRY(out_file_add(&f, &c->tensor[p][i], c->tensor[p][i].name, -1));
     TRY(safetensors_write_streamed(path, f.t, f.n, &note, 1, fetch, &f));
@@ -268,7 +293,7 @@ out:
     return st;
 }
 
-static status write_folder(const checkpoint *c, dtype type, const char *path) {
+static status write_folder(const checkpoint *c, dtype type, const char *path, const folding *fo) {
     status st = OK;
     char index[1280];
     folder_out f;
@@ -283,7 +308,7 @@ static status write_folder(const checkpoint *c, dtype type, const char *path) {
                     path);
     st = folder_out_open(path, &f);
     if (st != OK) return st;
-    for (int p = 0; p < PART_COUNT; p++) TRY(write_part(c, (part)p, type, f.temp));
+    for (int p = 0; p < PART_COUNT; p++) TRY(write_part(c, (part)p, type, f.temp, fo));
     TRY(write_tokenizer(c, f.temp));
     TRY(write_scheduler(c, f.temp));
     TRY(write_index(c, f.temp));
@@ -293,9 +318,20 @@ out:
     return st;
 }
 
-status checkpoint_write(const checkpoint *c, layout l, dtype type, const char *path) {
+static status write_any(const checkpoint *c, layout l, dtype type, const char *path,
+                        const folding *fo) {
     if (strlen(path) > 900) return fail(E_USAGE, "the path to write is longer than 900 bytes");
     if (type != DT_F32 && !dtype_is_half(type))
         return fail(E_USAGE, "weights are written as f32, f16 or bf16");
-    return l == LAYOUT_DIFFUSERS ? write_folder(c, type, path) : write_single(c, type, path);
+    return l == LAYOUT_DIFFUSERS ? write_folder(c, type, path, fo)
+                                 : write_single(c, type, path, fo);
+}
+
+status checkpoint_write(const checkpoint *c, layout l, dtype type, const char *path) {
+    return write_any(c, l, type, path, NULL);
+}
+
+status checkpoint_write_folded(const checkpoint *c, layout l, dtype type, const char *path,
+                               checkpoint_fold fold, void *ctx) {
+    return write_any(c, l, type, path, &(folding){fold, ctx});
 }

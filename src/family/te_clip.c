@@ -65,14 +65,16 @@ void text_extra_pick(const text_config *c, const uint32_t *ids, int64_t count, u
     for (int64_t i = 0; i < count; i++) pick[i] = (uint32_t)(ids[i] < vocab ? i : count + (ids[i] - vocab));
 }
 
-status text_declare(params *ps, const text_config *c) {
+status text_declare(params *ps, const text_config *c, const adapter_set *adapter) {
     graph *g = graph_create(ps->dev);
     if (!g) return graph_status(g);
     ps->declaring = true;
-    nn m = {g, ps, NULL};
+    for (const adapter_set *a = adapter; a; a = a->next) a->ps->declaring = true;
+    nn m = {g, ps, adapter};
     text_encode(&m, c, graph_input(g, "ids", DT_U32, SHAPE(1, 1)), NULL, 0);
     status st = graph_status(g);
     ps->declaring = false;
+    for (const adapter_set *a = adapter; a; a = a->next) a->ps->declaring = false;
     graph_destroy(g);
     return st;
 }

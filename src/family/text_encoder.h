@@ -22,4 +22,4 @@ tensor *text_encode(nn *m, const text_config *c, tensor *ids, const text_extra *
 /* pick[i] for ids[i]: which row of (all token embeddings of this call, then extra's rows) position i reads. ids of vocab_size
  * and above mean extra row id - vocab_size; in ids itself they may stay. count = N T. */
 void    text_extra_pick(const text_config *c, const uint32_t *ids, int64_t count, uint32_t *pick);
-status  text_declare(params *ps, const text_config *c);
+status  text_declare(params *ps, const text_config *c, const adapter_set *adapter); /* adapter: NULL = none */

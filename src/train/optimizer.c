@@ -1,7 +1,7 @@
 /* optimizer.c: AdamW over flats, as one more plan; and the end of a backward pass, where gradients
  * are added to the flats. Source: Loshchilov & Hutter 2019; torch.optim.AdamW; diffusers EMAModel.
  * SPDX-License-Identifier: MIT */
-#include "train/train.h"
+#include "train/prodigy.h"
 #include <assert.h>
 #include <stdio.h>
 
@@ -74,6 +74,11 @@ static status create_flats(optimizer *o, int k) {
         shape s = SHAPE(ps->flat[i].count);
         TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam m", &f->m));
         TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam v", &f->v));
+        if (o->kind == OPTIMIZER_PRODIGY) {
+            TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "prodigy s", &f->s));
+            TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "prodigy start", &f->start));
+            TRY(copy_values(f->start, ps->flat[i].value));
+        }
         if (!o->averaging) continue;
         TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "average", &f->average));
         TRY(copy_values(f->average, ps->flat[i].value));
@@ -84,9 +89,15 @@ out:
     return st;
 }
 
-status optimizer_create(params *const *part, int n_parts, bool average, optimizer *o) {
+const char *optimizer_name(optimizer_kind k) {
+    static const char *const names[OPTIMIZER_KIND_COUNT] = {"adamw", "prodigy"};
+    return names[k];
+}
+
+status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, bool average,
+                        optimizer *o) {
     status st = OK;
-    *o = (optimizer){.averaging = average};
+    *o = (optimizer){.kind = kind, .averaging = average};
     if (n_parts < 1 || n_parts > OPTIMIZER_MAX_PARTS)
         return fail(E_USAGE, "%d networks to train: expected 1 to %d", n_parts,
                     OPTIMIZER_MAX_PARTS);
@@ -98,7 +109,7 @@ status optimizer_create(params *const *part, int n_parts, bool average, optimize
     TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(2), "clip limits", &o->limits));
     TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(1), "average's decay", &o->decay));
     TRY(array_create(dev, REGION_STATE, DT_U32, SHAPE(1), "found_inf", &o->found_inf));
-    TRY(record_update(o));
+    TRY(o->kind == OPTIMIZER_PRODIGY ? prodigy_create(o) : record_update(o));
 out:
     if (st != OK) optimizer_destroy(o);
     return st;
@@ -106,11 +117,14 @@ out:
 
 void optimizer_destroy(optimizer *o) {
     plan_destroy(o->update);
+    for (int i = 0; i < PRODIGY_PLANS; i++) plan_destroy(o->prodigy[i]);
     for (int k = 0; k < o->n_parts; k++) {
         for (int i = 0; o->flat[k] && i < o->part[k]->n_flat; i++) {
             array_destroy(o->flat[k][i].m);
             array_destroy(o->flat[k][i].v);
             array_destroy(o->flat[k][i].average);
+            array_destroy(o->flat[k][i].s);
+            array_destroy(o->flat[k][i].start);
         }
         mem_free(o->flat[k]);
         for (int i = 0; i < GROUP_COUNT; i++) array_destroy(o->hyper[k][i]);
@@ -121,16 +135,9 @@ void optimizer_destroy(optimizer *o) {
     *o = (optimizer){0};
 }
 
-status optimizer_step(optimizer *o, const optimizer_params *p, float *norm, bool *skipped) {
+static status adamw_step(optimizer *o, const optimizer_params *p, float factor[2], bool *inf) {
     status st = OK;
-    assert(!o->swapped);
-    float factor[2] = {0}, limits[2] = {p->max_norm, p->loss_scale},
-          decay = (float)(1 + o->step) / (float)(10 + o->step);
-    uint32_t inf = 0;
-    decay = MIN(decay, p->average_decay);
-    TRY(array_write(o->limits, limits));
-    TRY(array_write(o->decay, &decay));
-    TRY(array_write(o->found_inf, &inf));
+    uint32_t found = 0;
     for (int k = 0; k < o->n_parts; k++)
         for (int i = 0; i < GROUP_COUNT; i++) {
             float lr = p->lr * (p->lr_factor[k] > 0 ? p->lr_factor[k] : 1.0f),
@@ -139,11 +146,28 @@ status optimizer_step(optimizer *o, const optimizer_params *p, float *norm, bool
                             (float[6]){lr, p->beta1, p->beta2, p->eps, wd, (float)(o->step + 1)}));
         }
     TRY(plan_run(o->update, NULL, NULL));
-    TRY(array_read(o->found_inf, &inf));
+    TRY(array_read(o->found_inf, &found));
     TRY(plan_read(o->update, "factor", factor));
+    *inf = found != 0;
+out:
+    return st;
+}
+
+status optimizer_step(optimizer *o, const optimizer_params *p, float *norm, bool *skipped) {
+    status st = OK;
+    assert(!o->swapped);
+    float factor[2] = {0}, limits[2] = {p->max_norm, p->loss_scale},
+          decay = (float)(1 + o->step) / (float)(10 + o->step);
+    uint32_t none = 0;
+    bool inf = false;
+    decay = MIN(decay, p->average_decay);
+    TRY(array_write(o->limits, limits));
+    TRY(array_write(o->decay, &decay));
+    TRY(array_write(o->found_inf, &none));
+    TRY((o->kind == OPTIMIZER_PRODIGY ? prodigy_step : adamw_step)(o, p, factor, &inf));
     if (!inf) o->step++;
     if (norm) *norm = factor[1];
-    if (skipped) *skipped = inf != 0;
+    if (skipped) *skipped = inf;
 out:
     return st;
 }

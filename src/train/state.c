@@ -1,14 +1,18 @@
 /* state.c: a run's state as one safetensors file: for every trainable PART/NAME its value, and with
- * .m, .v and .average behind the name what the optimiser keeps. By name, not by flat: flats differ
- * between devices. All else that a run depends on is counters (random numbers are keyed by them),
- * which are notes. SPDX-License-Identifier: MIT */
+ * .m, .v, .average and such behind the name what the optimiser keeps. By name, not by flat: flats
+ * differ between devices. All else that a run depends on is counters (random numbers are keyed by
+ * them), which are notes. SPDX-License-Identifier: MIT */
 #include "file/file.h"
 #include "train/train.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { VALUE, M, V, AVERAGE, KINDS };
-static const char *const suffix[KINDS] = {"", ".m", ".v", ".average"};
+enum { VALUE, M, V, AVERAGE, PRODIGY_S, PRODIGY_BEGAN, KINDS };
+static const char *const suffix[KINDS] = {"", ".m", ".v", ".average", ".s", ".start"};
+
+static bool kept(const optimizer *o, int kind) {
+    return kind == AVERAGE ? o->averaging : kind < AVERAGE || o->kind == OPTIMIZER_PRODIGY;
+}
 
 static array *array_of(const optimizer *o, int part, int flat, int kind) {
     switch (kind) {
@@ -18,6 +22,10 @@ static array *array_of(const optimizer *o, int part, int flat, int kind) {
         return o->flat[part][flat].m;
     case V:
         return o->flat[part][flat].v;
+    case PRODIGY_S:
+        return o->flat[part][flat].s;
+    case PRODIGY_BEGAN:
+        return o->flat[part][flat].start;
     default:
         return o->flat[part][flat].average;
     }
@@ -48,7 +56,8 @@ static status list_all(const optimizer *o, const char *const *part_name, listing
     l->copy = arena_new(&l->mem, float *, flats);
     if (!l->t || !l->copy) return fail(E_HOST_MEMORY, "no host memory to list the state");
     for (int k = 0; k < o->n_parts; k++)
-        for (int kind = 0; kind < (o->averaging ? KINDS : AVERAGE); kind++) {
+        for (int kind = 0; kind < KINDS; kind++) {
+            if (!kept(o, kind)) continue;
             int first = l->n_copies;
             for (int f = 0; f < o->part[k]->n_flat; f++)
                 if (!(l->copy[l->n_copies++] =
@@ -79,8 +88,8 @@ static status transfer(const optimizer *o, listing *l, bool to_device) {
     status st = OK;
     int at = 0;
     for (int k = 0; k < o->n_parts; k++)
-        for (int kind = 0; kind < (o->averaging ? KINDS : AVERAGE); kind++)
-            for (int f = 0; f < o->part[k]->n_flat; f++, at++) {
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int f = 0; kept(o, kind) && f < o->part[k]->n_flat; f++, at++) {
                 array *a = array_of(o, k, f, kind),
                       *copy = kind == VALUE ? o->part[k]->flat[f].copy : NULL;
                 if (!to_device) TRY(array_read(a, l->copy[at]));

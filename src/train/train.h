@@ -6,21 +6,29 @@
 #include "op/op.h"
 
 #define OPTIMIZER_MAX_PARTS 4              /* networks trained together */
+#define PRODIGY_PLANS       4
+
+typedef enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_PRODIGY, OPTIMIZER_KIND_COUNT } optimizer_kind;
+const char *optimizer_name(optimizer_kind k); /* "adamw", "prodigy" */
 
 /* Optimiser state beside the flats of its parts. One norm is clipped, over all of them. */
 typedef struct optimizer {
+    optimizer_kind kind;
     params *part[OPTIMIZER_MAX_PARTS]; int n_parts;
     struct optimizer_flat {                /* f32 each, of the flat's size */
         array *m, *v, *average;            /* average: moving average of the values, NULL unless asked for */
+        array *s, *start;                  /* prodigy: its sum of gradients, and the values it began with; else NULL */
     } *flat[OPTIMIZER_MAX_PARTS];
     array *hyper[OPTIMIZER_MAX_PARTS][GROUP_COUNT]; /* f32 [6]: lr, beta1, beta2, eps, weight_decay, step */
     array *limits;                         /* f32 [2]: max_norm (0 = off), loss_scale */
     array *decay;                          /* f32 [1], of the average */
     array *found_inf;                      /* u32 [1] */
     plan *update; int64_t step;            /* steps done */
+    plan *prodigy[PRODIGY_PLANS]; double d, numerator; /* its plans, its estimate of the distance, and what that is made of */
     bool averaging, swapped;
 } optimizer;
 typedef struct optimizer_params {
+    optimizer_kind kind;                   /* as it was created; prodigy: lr is a factor on its own estimate */
     float lr, beta1, beta2, eps, weight_decay, max_norm, loss_scale;
     float lr_factor[OPTIMIZER_MAX_PARTS];  /* of a part's learning rate; 0 = 1 */
     float average_decay;                   /* at most; early steps use (1 + step) / (10 + step), so that the start is forgotten */
@@ -29,7 +37,7 @@ typedef struct optimizer_params {
 
 /* After params_allocate and after the values are set: the average starts from them.
  *   errors  E_USAGE: a part without trainables, too many parts; those of memory */
-status optimizer_create(params *const *part, int n_parts, bool average, optimizer *o);
+status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, bool average, optimizer *o);
 void   optimizer_destroy(optimizer *o);
 /* One AdamW step with what the flats' gradients hold, then clears them. *norm (may be NULL) gets the
  * gradient norm before clipping; a non-finite norm skips the step and sets *skipped. */

@@ -86,7 +86,7 @@ static void record_unet(bench *b, graph *g) {
     params_init(&b->model, b->dev, b->type);
     params_init(&b->text, b->dev, b->type);
     fatal(unet_declare(&b->model, &unet, NULL));
-    fatal(text_declare(&b->text, &text));
+    fatal(text_declare(&b->text, &text, NULL));
     all_trainable(&b->model);
     all_trainable(&b->text);
     b->n_parts = 2;
@@ -140,7 +140,7 @@ int main(int argc, char **argv) {
     else
         return fprintf(stderr, "usage: bench_train vae|unet [options]\n"), 2;
     fatal(graph_compile(g, &(plan_params){.label = "step"}, &b.step));
-    fatal(optimizer_create((params *[]){&b.model, &b.text}, b.n_parts, true, &b.opt));
+    fatal(optimizer_create((params *[]){&b.model, &b.text}, b.n_parts, OPTIMIZER_ADAMW, true, &b.opt));
     const plan_report *r = plan_get_report(b.step);
     printf("%s batch %d %s %s: %lld parameters, %.2f GFLOP a sample, %.0f MB of activations\n",
            what, b.batch, name, dtype_name(b.type),

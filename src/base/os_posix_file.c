@@ -216,6 +216,14 @@ bool os_file_exists(const char *path) {
     return stat(path, &s) == 0;
 }
 
+status os_file_remove(const char *path) {
+    return unlink(path) == 0 || errno == ENOENT ? OK : io_fail(path, "remove");
+}
+
+status os_file_rename(const char *from, const char *to) {
+    return rename(from, to) == 0 ? OK : io_fail(from, "rename");
+}
+
 status os_mkdir_p(const char *path) {
     size_t n = strlen(path);
     char *p = mem_alloc(n + 1);

@@ -21,4 +21,9 @@ typedef struct positionals { const char *usage, **value; int min, max, n; } posi
 status cli_parse(const command *c, int argc, char **argv, const option *o, int n, positionals *args, bool *help);
 int    cli_fail(status st);                       /* one line to stderr; the process's exit code */
 const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/.cache/imago, NULL if neither */
+#define CLI_PATH_BYTES 1200
+/* Where a file of the folder assets/ is: beside the program's folder, so that it is found from anywhere, else below the
+ * current one. NULL: nowhere. */
+const char *cli_asset(const char *name, char path[CLI_PATH_BYTES]);
+#define JUDGE_ASSET "squeezenet/squeezenet_v1.0.safetensors"
 extern const command commands[];

@@ -1,15 +1,15 @@
 /* eval.c: imago eval: measures what imago made. SPDX-License-Identifier: MIT */
 #include "eval/eval.h"
 #include "cli/cli.h"
+#include "engine/engine.h"
 #include "op/op.h"
 #include <math.h>
 #include <stdio.h>
 
 enum { MAX_FOLDERS = 300 }; /* a panel of the chart each, and pictures have at most 32768 rows */
-static const char default_judge[] = "assets/squeezenet/squeezenet_v1.0.safetensors";
 
 typedef struct eval_command {
-    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit;
+    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit, *model;
     morph_inputs in;
     int n, threads;
     bool json, overwrite;
@@ -27,6 +27,17 @@ static void print_row(const char *name, int frames, const sequence_measures *s, 
            s->of.gini, s->of.first, s->of.last, first, last, name);
 }
 
+static void print_naturalness(const eval_command *c) {
+    double mean = naturalness_mean(c->measured, c->n);
+    printf("\n    loss of frames between      of ends    ratio\n");
+    for (int i = 0; i < c->n; i++)
+        printf("%26.4f %12.4f %8.3f  %s\n", c->measured[i].loss_between, c->measured[i].loss_ends,
+               c->measured[i].loss_between / c->measured[i].loss_ends, c->measured[i].dir);
+    if (c->n > 1) printf("%48.3f  mean of all\n", mean);
+    printf("The model's denoising loss: ratio 1 = frames are as natural to it as the two pictures; "
+           "blur lowers it.\n");
+}
+
 static void print_table(const eval_command *c) {
     printf("distance frames     path       PPL max/mean   Gini  first   last  input A  input B  "
            "folder\n");
@@ -40,6 +51,7 @@ static void print_table(const eval_command *c) {
     printf("first, last: that gap / mean gap. input A, B: from the picture to its frame. PPL is on "
            "our "
            "features: not comparable with printed ones.\n");
+    if (c->model) print_naturalness(c);
 }
 
 static status report_path(const eval_command *c, const char *name, char path[1200]) {
@@ -82,17 +94,29 @@ out:
     return st;
 }
 
+static status surprise(void *model, const image *frame, double *loss) {
+    return picture_surprise(model, frame, loss);
+}
+
+static bool cancelled(void *ctx) {
+    (void)ctx;
+    return os_cancelled();
+}
+
 static status run(eval_command *c) {
     status st = OK;
     device *dev = NULL;
     judge *j = NULL;
-    char table[1200], chart[1200], cache[512];
-    if (!os_file_exists(c->judge))
+    imago *im = NULL;
+    frame_loss loss = {surprise, NULL};
+    char table[1200], chart[1200], cache[512], judge_path[CLI_PATH_BYTES];
+    if (!c->judge) c->judge = cli_asset(JUDGE_ASSET, judge_path);
+    if (!c->judge || !os_file_exists(c->judge))
         return fail(
             E_IO,
             "%s: no SqueezeNet weights there: give --judge FILE, the one in assets/squeezenet of "
             "imago's sources",
-            c->judge);
+            c->judge ? c->judge : JUDGE_ASSET);
     TRY(prepare_output(c, table, chart));
     TRY(device_open(&op_all,
                     &(device_params){.name = c->device,
@@ -100,10 +124,18 @@ static status run(eval_command *c) {
                                      .threads = c->threads},
                     &dev));
     TRY(judge_open(dev, c->judge, &j));
+    if (c->model) {
+        imago_open_params open = {.model = c->model, .device = c->device, .threads = c->threads,
+                                  .cache_dir = cli_cache_dir(cache), .cancelled = cancelled};
+        st = (status)imago_open(&open, &im);
+        if (st != OK) goto out;
+        loss.ctx = im;
+    }
     for (int i = 0; i < c->n; i++)
-        TRY(morph_measure(j, c->path[i + 1], &c->in, &c->mem, &c->measured[i]));
+        TRY(morph_measure(j, c->path[i + 1], &c->in, im ? &loss : NULL, &c->mem, &c->measured[i]));
     TRY(report(c, table, chart));
 out:
+    imago_close(im);
     judge_close(j);
     device_close(dev);
     return st;
@@ -129,7 +161,7 @@ int cmd_eval(int argc, char **argv) {
                                  NULL};
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));
-    c->judge = default_judge, c->device = "auto", c->fit = "crop";
+    c->device = "auto", c->fit = "crop";
     positionals args = {"morph DIR [DIR …]", c->path, 2, 1 + MAX_FOLDERS, 0};
     bool help = false;
     const option table[] = {
@@ -141,7 +173,10 @@ int cmd_eval(int argc, char **argv) {
         {"last", OPT_STRING, &c->in.last, "the picture every morph ends with", NULL},
         {"fit", OPT_STRING, &c->fit, "how these two were made to fit: crop (default) or pad", NULL},
         {"judge", OPT_STRING, &c->judge,
-         "SqueezeNet's weights (assets/squeezenet/squeezenet_v1.0.safetensors)", NULL},
+         "SqueezeNet's weights (assets/squeezenet of imago's sources)", NULL},
+        {"model", OPT_STRING, &c->model,
+         "how natural are frames to this model? Its denoising loss, of frames between and of ends",
+         "m"},
         {"device", OPT_STRING, &c->device, "auto, cpu, vulkan or vulkan:N", NULL},
         {"threads", OPT_INT, &c->threads, "on cpu (all cores)", "t"},
         {"overwrite", OPT_FLAG, &c->overwrite, "replace existing files", NULL}};

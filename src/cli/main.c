@@ -30,6 +30,16 @@ const char *cli_cache_dir(char buf[512]) {
     return n > 0 && n < 512 ? buf : NULL;
 }
 
+const char *cli_asset(const char *name, char path[CLI_PATH_BYTES]) {
+    char program[1024];
+    if (os_program_folder(program)) {
+        snprintf(path, CLI_PATH_BYTES, "%s/../assets/%s", program, name);
+        if (os_file_exists(path)) return path;
+    }
+    snprintf(path, CLI_PATH_BYTES, "assets/%s", name);
+    return os_file_exists(path) ? path : NULL;
+}
+
 static status set_value(const option *o, const char *text) {
     char *end = NULL;
     switch (o->kind) {

@@ -177,6 +177,46 @@ static void test_work(imago *im) {
     REQUIRE_EQ(im->report.evaluations, 4 * 2 + 4 * 7);
 }
 
+/* The loss of a picture, from the network's v itself at the times whose angles are nearest to 30, 50 and 70 degrees. */
+static void test_surprise(imago *im) {
+    enum { DRAWS = 4 };
+    float z[CELLS], noise[DRAWS * CELLS], x[DRAWS * CELLS], px[48 * 64 * 3];
+    double abar[1000], want = 0, got = 0, other = 0;
+    image a = picture_image(&g_picture[0]), b = picture_image(&g_picture[1]);
+    static const morph_shape plain = {MORPH_PLAIN, MORPH_ALL, false, false};
+    noise_gen gen;
+    REQUIRE_OK(picture_surprise(im, &b, &other));
+    REQUIRE_OK(picture_surprise(im, &a, &got)); /* leaves texts of no words for four */
+    REQUIRE_OK(schedule_alphas_cumprod(&im->ck->schedule, abar));
+    for (int i = 0; i < 48 * 64 * 3; i++) px[i] = (float)a.px[i] / 127.5f - 1;
+    REQUIRE_OK(vae_encode_pixels(im, px, 64, 48, NULL, z));
+    noise_init(&gen, NOISE_CPU, DT_F32, 0);
+    for (int d = 0; d < DRAWS; d++) REQUIRE_OK(latent_noise(im, &gen, 8, 6, noise + d * CELLS));
+    for (int k = 0; k < 3; k++) {
+        double angle = (30 + 20 * k) * 3.14159265358979 / 180, v;
+        int t = 0;
+        for (int i = 1; i < 1000; i++)
+            if (fabs(acos(sqrt(abar[i])) - angle) < fabs(acos(sqrt(abar[t])) - angle)) t = i;
+        double al = sqrt(abar[t]), si = sqrt(1 - abar[t]);
+        for (int i = 0; i < DRAWS * CELLS; i++) x[i] = (float)(al * (double)z[i % CELLS] + si * (double)noise[i]);
+        REQUIRE_OK(array_write(im->lat.x, x));
+        text_params none = {.prompt = "", .plain = true};
+        float *text = NULL;
+        int entries, tokens;
+        REQUIRE_OK(text_features(im, &none, &text, &entries, &tokens));
+        REQUIRE_OK(text_keys(im, text, 1, tokens, 1 + DRAWS)); /* a morph's: without words, and each frame */
+        mem_free(text);
+        REQUIRE_OK(morph_step(im, &plain, &(morph_update){t, 0, 1}, &(morph_dials){.guidance = 1}));
+        REQUIRE_OK(array_read(im->lat.x, x));
+        for (int i = 0; i < DRAWS * CELLS; i++) {
+            v = al * (double)noise[i] - si * (double)z[i % CELLS];
+            want += pow((double)x[i] - v, 2) / (3 * DRAWS * CELLS);
+        }
+    }
+    printf("surprise     %.6f, expected %.6f; of the other %.6f\n", got, want, other);
+    REQUIRE(fabs(got - want) < 1e-4 * want && fabs(got - other) > 1e-4);
+}
+
 static bool stop_at_third(void *ctx, int index, int total, const imago_picture *p) {
     (void)total, (void)p;
     *(int *)ctx = index;
@@ -244,6 +284,7 @@ int main(int argc, char **argv) {
             test_switches(im);
             test_work(im);
             test_stop(im);
+            test_surprise(im);
             test_faults(im);
         }
         imago_close(im);

@@ -2,13 +2,13 @@
  * are inverted, exactly, and every frame between is denoised by itself from a point between what they became, while it looks
  * at the ends' keys as in FreeMorph. So a frame depends on its share of the way alone: shares can be chosen so that frames
  * lie equally far apart, frames can come in batches of any size, and the ends come back as they were.
- *   steps      at equal angles, few: a dozen do
+ *   steps      at equal angles, few: eight do
  *   inversion  solves the very step that denoising takes, until the answer stands still
  *   guidance   1 at the ends, which it would move away from the pictures, rising to the middle
  *   shares     from coarse runs: what lies between two frames, as SqueezeNet sees it, is cut evenly
  *   detail     what the autoencoder loses of the pictures is handed on to the frames near them
- * What each is worth: tests/bench/LOG.md. Left out since they did not help: inverting all frames, FreeMorph's MEAN and ENDS
- * modes, injected noise, one angle per whole latent, keys from the ends until the last step.
+ * What each is worth, and what was tried and left out: tests/bench/LOG.md. FreeMorph's inversion of all frames with its modes MEAN
+ * and ENDS, and its injected noise, went together: nothing is left that they would act on.
  * SPDX-License-Identifier: MIT */
 #include "engine/morph.h"
 #include <math.h>

@@ -91,10 +91,13 @@ typedef struct imago_morph_params {
     bool loop;                                     /* the last picture becomes the first again */
     int width, height;                             /* px, multiples of 8; 0 = what the model was trained at */
     bool pad; uint8_t fill[3];                     /* pictures of another shape: pad with this colour, else cut to the middle */
-    const char *method;                            /* "freemorph" (default), "slerp" */
-    int steps; float strength;                     /* of the schedule, and the share of it that runs, 0..1; 0 = 50, 0.8 */
-    int inner;                                     /* fixed-point iterations per step of inversion; 0 = 5 */
-    float guidance;                                /* on the way down; 0 = 7.5; 1 = none */
+    const char *method;                            /* "imago" (default), "freemorph" (as released), "slerp" (its baseline) */
+    int steps;                                     /* imago: of a way; 0 = 8. Others: of the whole schedule; 0 = 50 */
+    float strength;                                /* how much of the schedule runs, 0..1; 0 = 0.7 (imago), 0.8 */
+    int inner;                                     /* fixed-point iterations per step of inversion, imago: at most; 0 = 5 */
+    float guidance;                                /* on the way down, imago: in the middle; 0 = 2, 7.5; 1 = none */
+    const char *judge;                             /* SqueezeNet's weights, which say where frames lie for imago; NULL: pixels do */
+    bool uneven, no_detail, own_keys;              /* imago without: equal distances; the pictures' detail; the ends' keys */
     uint64_t seed;                                 /* IMAGO_MORPH: 42 */
     bool tile;                                     /* decode in tiles even where memory would do */
     bool (*frame)(void *ctx, int index, int total, const imago_picture *p); void *frame_ctx; /* every frame as soon as it is there, in order; false stops */

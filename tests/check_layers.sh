@@ -19,8 +19,8 @@ layer() {
     adapter) echo 4 ;;
     nn) echo 5 ;;
     family) echo 6 ;;
-    train) echo 7 ;;
-    engine | eval) echo 8 ;;
+    train | eval) echo 7 ;;
+    engine) echo 8 ;;
     cli) echo 9 ;;
     *) echo none ;;
     esac

@@ -173,25 +173,37 @@ static void test_features(judge *j) {
 }
 
 /* ---- sequences ---- */
+/* Stands for a model: ramp's frames are grey, 40 lighter each, so losses are known. */
+static status brightness(void *ctx, const image *frame, double *loss) {
+    ++*(int *)ctx;
+    *loss = frame->px[0];
+    return OK;
+}
+
 static void test_sequences(judge *j) {
     morph_measures m[3];
     arena mem = {0};
     morph_inputs none = {0}, both = {in_dir("a.png"), in_dir("b.png"), FIT_CROP};
-    REQUIRE_OK(morph_measure(j, in_dir("same"), &none, &mem, &m[0]));
+    int asked = 0;
+    frame_loss loss = {brightness, &asked};
+    REQUIRE_OK(morph_measure(j, in_dir("same"), &none, NULL, &mem, &m[0]));
     REQUIRE(m[0].frames == FRAMES && m[0].w == SIDE && m[0].h == SIDE);
     for (int k = 0; k < EVAL_KINDS; k++) {
         const sequence_measures *s = &m[0].by[k];
         REQUIRE(s->of.path == 0 && s->of.ppl == 0 && s->of.largest == 1 && s->of.gini == 0);
         REQUIRE(isnan(s->to_first) && isnan(s->to_last));
     }
-    REQUIRE_OK(morph_measure(j, in_dir("ramp"), &both, &mem, &m[1]));
+    REQUIRE_OK(morph_measure(j, in_dir("ramp"), &both, &loss, &mem, &m[1]));
     const sequence_measures *ramp = m[1].by;
     REQUIRE(near(ramp[BY_PIXELS].of.path, 240.0 / 255, 1e-12));
+    REQUIRE(asked == FRAMES && near(m[1].loss_between, m[1].loss_ends, 1e-12)); /* a straight line */
+    REQUIRE(isnan(m[0].loss_between) && isnan(naturalness_mean(m, 2)));
+    REQUIRE(near(naturalness_mean(m + 1, 1), 1, 1e-12));
     REQUIRE(near(ramp[BY_PIXELS].of.largest, 1, 1e-9) && near(ramp[BY_PIXELS].of.gini, 0, 1e-9));
     REQUIRE(ramp[BY_FEATURES].of.path > 0 && ramp[BY_FEATURES].of.largest < 5);
     REQUIRE(ramp[BY_PIXELS].to_first == 0 && ramp[BY_FEATURES].to_first == 0);
     REQUIRE(near(ramp[BY_PIXELS].to_last, 10.0 / 255, 1e-12) && ramp[BY_FEATURES].to_last > 0);
-    REQUIRE_OK(morph_measure(j, in_dir("jump"), &none, &mem, &m[2]));
+    REQUIRE_OK(morph_measure(j, in_dir("jump"), &none, NULL, &mem, &m[2]));
     for (int k = 0; k < EVAL_KINDS; k++) {
         const sequence_measures *s = &m[2].by[k];
         REQUIRE(near(s->of.largest, 6, 1e-9) && near(s->of.gini, 5.0 / 6, 1e-9));
@@ -284,7 +296,7 @@ static void test_memory(judge *j) {
         char *text = NULL;
         image chart = {0};
         fault_arm(n);
-        status st = morph_measure(j, folder, &both, &mem, &m);
+        status st = morph_measure(j, folder, &both, NULL, &mem, &m);
         if (st == OK) st = morphs_json(&m, 1, &text);
         if (st == OK) st = morphs_chart(&m, 1, &chart);
         hit = fault_count() >= n;

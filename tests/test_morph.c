@@ -22,7 +22,7 @@ static imago *open_model(const char *name) {
 }
 
 static imago_morph_params wish(void) {
-    return IMAGO_MORPH(.picture = g_picture, .n_pictures = 2, .prompt = g_prompts, .width = 48, .height = 64, .steps = 12, .strength = 0.84f);
+    return IMAGO_MORPH(.picture = g_picture, .n_pictures = 2, .prompt = g_prompts, .width = 48, .height = 64, .method = "freemorph", .steps = 12, .strength = 0.84f);
 }
 
 /* ---- host mathematics ---- */
@@ -43,8 +43,8 @@ static void test_slerp(void) {
 static void test_blend(void) {
     static const double seven[] = {0, 0.4234937, 0.4657748, 0.5, 0.5342252, 0.5765063, 1};
     static const double nine[] = {0, .4092494, .4464971, .4746677, .5, .5253323, .5535029, .5907506, 1};
-    for (int j = 0; j < 7; j++) REQUIRE(fabs(morph_blend(j, 7) - seven[j]) < 1e-7);
-    for (int j = 0; j < 9; j++) REQUIRE(fabs(morph_blend(j, 9) - nine[j]) < 1e-7);
+    for (int j = 0; j < 7; j++) REQUIRE(fabs(morph_blend(j / 6.0) - seven[j]) < 1e-7);
+    for (int j = 0; j < 9; j++) REQUIRE(fabs(morph_blend(j / 8.0) - nine[j]) < 1e-7);
 }
 
 static void test_modes_of_steps(void) {
@@ -140,21 +140,21 @@ static void compare_run(imago *im, const char *name, imago_morph_params p) {
 }
 
 /* A call after which x is the network's output at t = 400. */
-static sampler_call bare_call(const imago *im) {
+static morph_update bare_update(const imago *im) {
     sampler_call call = {.at = {400, 0.6, 0.8}};
     double wx, wp;
     prediction_to_x0(im->ck->schedule.prediction_type, call.at, &wx, &wp);
     call.mix.x0 = 1 / wp, call.mix.x = -wx / wp;
-    return call;
+    return morph_update_of(im, &call);
 }
 
 enum { CELLS = 8 * 6 * 4, ALL = 7 * CELLS };
 
 static void outputs(imago *im, const float *x, morph_mode mode, float guidance, float *y) {
-    morph_shape s = {mode, MORPH_ALL, false};
-    sampler_call call = bare_call(im);
+    morph_shape s = {mode, MORPH_ALL, false, false};
+    morph_update u = bare_update(im);
     REQUIRE_OK(array_write(im->lat.x, x));
-    REQUIRE_OK(morph_step(im, &s, &call, guidance));
+    REQUIRE_OK(morph_step(im, &s, &u, &(morph_dials){.guidance = guidance}));
     REQUIRE_OK(array_read(im->lat.x, y));
 }
 
@@ -198,7 +198,7 @@ static void test_identities(imago *im) {
 /* Up and down again, plain and without guidance: the idle steps change nothing, and what comes back is the start shrunk by
  * the product of cos^2, for a rotation is not undone by the step it is solved with. */
 static void test_round_trip(imago *im) {
-    static const morph_shape up = {MORPH_PLAIN, MORPH_OUTER, true}, down = {MORPH_PLAIN, MORPH_OUTER, false};
+    static const morph_shape up = {MORPH_PLAIN, MORPH_OUTER, true, false}, down = {MORPH_PLAIN, MORPH_OUTER, false, false};
     sampler_params sp = {.steps = 50, .eta = -1, .strength = 0.8, .spacing = SPACING_LEADING};
     schedule_config c = im->ck->schedule;
     sampler_plan climb, fall;
@@ -217,12 +217,16 @@ static void test_round_trip(imago *im) {
         shrink *= pow(call->mix.x + call->mix.x0 * wx, 2);
         REQUIRE_OK(array_read(im->lat.x, x));
         REQUIRE_OK(array_write(im->lat.kept[0], x));
-        for (int k = 0; k < 5; k++) REQUIRE_OK(morph_step(im, &up, call, 1));
+        morph_update u = morph_update_of(im, call);
+        for (int k = 0; k < 5; k++) REQUIRE_OK(morph_step(im, &up, &u, &(morph_dials){.guidance = 1}));
         if (i > 0) continue;
         REQUIRE_OK(array_read(im->lat.x, y));
         for (int n = 0; n < ALL; n++) REQUIRE(fabsf(y[n] - start[n]) < 1e-5f);
     }
-    for (int i = 0; i < 40; i++) REQUIRE_OK(morph_step(im, &down, &fall.call[i], 1));
+    for (int i = 0; i < 40; i++) {
+        morph_update u = morph_update_of(im, &fall.call[i]);
+        REQUIRE_OK(morph_step(im, &down, &u, &(morph_dials){.guidance = 1}));
+    }
     REQUIRE_OK(array_read(im->lat.x, y));
     for (int i = 0; i < ALL; i++) {
         bool outer = i < CELLS || i >= ALL - CELLS;

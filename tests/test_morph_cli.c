@@ -100,6 +100,11 @@ static void test_chain(void) {
     REQUIRE_EQ(animation_frames("chain/morph.webp", &loops), 6);
     REQUIRE_EQ(run(SMALL PAIR "--frames 2 --overwrite -o chain"), 0);
     REQUIRE(says("2 frames in chain"));
+    for (int f = 3; f <= 6; f++) { /* what the longer one left is gone */
+        char name[64];
+        snprintf(name, sizeof name, "chain/frame-%04d.png", f);
+        REQUIRE(!os_file_exists(in_dir(name)));
+    }
     REQUIRE_EQ(run(SMALL "%m/morph/a.png %m/morph/a.png --frames 3 -o same"), 0);
     REQUIRE_EQ(run("-m %m/pipelines/sd2 --steps 2 --strength 1 --inner 1 --frames 3 --size 64 " PAIR "--fit pad --background ff0000 --prompt fox -p cat -o pad"), 0);
     image im = load("pad/frame-0001.png");
@@ -108,6 +113,30 @@ static void test_chain(void) {
 }
 
 static void write_text(const char *name, const char *text) { REQUIRE_OK(file_write_atomic(in_dir(name), text, strlen(text))); }
+
+/* A video where ffmpeg is; nothing amiss where it is not. A folder's name may look like a pattern of ffmpeg's. */
+static void test_video(void) {
+    char head[1200], folder[1100];
+    size_t bytes = 0;
+    snprintf(folder, sizeof folder, "'%s'", golden);
+    REQUIRE_EQ(run(SMALL PAIR "--frames 3 -o 100%03d"), 0);
+    REQUIRE(!strstr(out, "no SqueezeNet")); /* found from the program's place */
+    if (system("command -v ffmpeg >/dev/null 2>&1") == 0) {
+        REQUIRE(says(", morph.mp4") && !os_file_exists(in_dir("100%03d/morph.mp4.part")));
+        char *video = text_of("100%03d/morph.mp4", &bytes);
+        REQUIRE(bytes > 500 && memcmp(video + 4, "ftyp", 4) == 0);
+        mem_free(video);
+    }
+    write_text("100%03d/morph.mp4", "of another day");
+    snprintf(head, sizeof head, "cd %s && PATH=/nowhere '%s' morph --device cpu --precision f32", dir, exe);
+    REQUIRE_EQ(cli_run(head, SMALL PAIR "--frames 3 --overwrite -o 100%03d", "m", (const char *[]){folder}), 0);
+    REQUIRE(!strstr(out, "mp4") && !os_file_exists(in_dir("100%03d/morph.mp4")));
+    /* one that fails is named, and the morph stays */
+    write_text("ffmpeg", "#!/bin/sh\nexit 3\n");
+    snprintf(head, sizeof head, "cd %s && chmod +x ffmpeg && PATH=\"$PWD\" && '%s' morph --device cpu --precision f32", dir, exe);
+    REQUIRE_EQ(cli_run(head, SMALL PAIR "--frames 3 --overwrite -o 100%03d", "m", (const char *[]){folder}), 0);
+    REQUIRE(says("ffmpeg gave up (exit code 3)") && says("3 frames in 100%03d"));
+}
 
 static void test_manifest(void) {
     char text[4096];
@@ -134,7 +163,6 @@ static void test_manifest(void) {
 static void test_messages(void) {
     static const struct { const char *args, *says; int code; } wrong[] = {
         {"-m %m/pipelines/sd1 %m/morph/a.png", "PICTURE PICTURE", 2},
-        {PAIR, "no model", 2},
         {SMALL "%m/morph/a.png nowhere.png", "nowhere.png", 1},
         {SMALL "%m/morph/a.png %m/morph.safetensors", "morph.safetensors", 1},
         {SMALL PAIR "--frames 1", "--frames wants 2 to 1000", 2},
@@ -185,6 +213,7 @@ int main(int argc, char **argv) {
     int64_t live = mem_live();
     test_files();
     test_chain();
+    test_video();
     test_manifest();
     test_messages();
     test_interrupt();

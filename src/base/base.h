@@ -112,14 +112,19 @@ void   os_cancel_on_interrupt(void);         /* first Ctrl-C sets the flag, a se
 bool   os_cancelled(void);
 /* Starts this program again with name=value in its environment. Comes back only if that cannot be done. */
 void   os_restart_with(const char *name, const char *value, char **argv);
+bool   os_program_folder(char path[1024]);    /* where the running program's file lies, without '/' at the end */
+/* Runs argv[0], looked for as a shell would, with argv until NULL, and waits. Its input is empty, what it prints is dropped.
+ * *code: its exit status; 127: there is no such program; 128 + n: ended by signal n.   errors  E_IO: the system cannot start one */
+status os_run(const char *const *argv, int *code);
 bool   os_request_tile_state(void);           /* x86 AMX: may this process use tile registers? */
 uint64_t os_memory_total_bytes(void);
 uint64_t os_memory_available_bytes(void);
 uint64_t os_peak_memory_bytes(void);         /* most resident memory this process has had */
 uint64_t os_entropy(void);                    /* for seeds nobody chose */
 status os_mkdir_p(const char *path);
-const char *os_program_folder(char out[1024]); /* where the running program's file lies; NULL if the system does not tell */
 bool   os_file_exists(const char *path);
+status os_file_remove(const char *path);     /* a file that is not there is fine */
+status os_file_rename(const char *from, const char *to); /* in one folder; replaces */
 /* Whole file, at most max_bytes. *data is mem_alloc'ed, caller frees, one extra NUL follows. */
 status file_read(const char *path, size_t max_bytes, uint8_t **data, size_t *bytes);
 /* Written to a temporary beside path, flushed, renamed: a killed run leaves the old file or the new. */

@@ -211,19 +211,17 @@ status file_write_atomic(const char *path, const void *data, size_t bytes) {
 }
 
 /* ---- paths ---- */
-const char *os_program_folder(char out[1024]) {
-    ssize_t n = readlink("/proc/self/exe", out, 1023);
-    if (n <= 0 || n >= 1023) return NULL;
-    out[n] = 0;
-    char *slash = strrchr(out, '/');
-    if (!slash) return NULL;
-    *slash = 0;
-    return out;
-}
-
 bool os_file_exists(const char *path) {
     struct stat s;
     return stat(path, &s) == 0;
+}
+
+status os_file_remove(const char *path) {
+    return unlink(path) == 0 || errno == ENOENT ? OK : io_fail(path, "remove");
+}
+
+status os_file_rename(const char *from, const char *to) {
+    return rename(from, to) == 0 ? OK : io_fail(from, "rename");
 }
 
 status os_mkdir_p(const char *path) {

@@ -1,6 +1,7 @@
 /* eval.c: imago eval: measures what imago made. SPDX-License-Identifier: MIT */
 #include "cli/eval.h"
 #include "eval/eval.h"
+#include "engine/engine.h"
 #include "op/op.h"
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +9,7 @@
 enum { MAX_FOLDERS = 300 }; /* a panel of the chart each, and pictures have at most 32768 rows */
 
 typedef struct eval_command {
-    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit;
+    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit, *model;
     morph_inputs in;
     int n, threads;
     bool json, overwrite;
@@ -26,6 +27,17 @@ static void print_row(const char *name, int frames, const sequence_measures *s, 
            s->of.gini, s->of.first, s->of.last, first, last, name);
 }
 
+static void print_naturalness(const eval_command *c) {
+    double mean = naturalness_mean(c->measured, c->n);
+    printf("\n    loss of frames between      of ends    ratio\n");
+    for (int i = 0; i < c->n; i++)
+        printf("%26.4f %12.4f %8.3f  %s\n", c->measured[i].loss_between, c->measured[i].loss_ends,
+               c->measured[i].loss_between / c->measured[i].loss_ends, c->measured[i].dir);
+    if (c->n > 1) printf("%48.3f  mean of all\n", mean);
+    printf("The model's denoising loss: ratio 1 = frames are as natural to it as the two pictures; "
+           "blur lowers it.\n");
+}
+
 static void print_table(const eval_command *c) {
     printf("distance frames     path       PPL max/mean   Gini  first   last  input A  input B  "
            "folder\n");
@@ -39,6 +51,7 @@ static void print_table(const eval_command *c) {
     printf("first, last: that gap / mean gap. input A, B: from the picture to its frame. PPL is on "
            "our "
            "features: not comparable with printed ones.\n");
+    if (c->model) print_naturalness(c);
 }
 
 static status report_path(const eval_command *c, const char *name, char path[1200]) {
@@ -81,10 +94,21 @@ out:
     return st;
 }
 
+static status surprise(void *model, const image *frame, double *loss) {
+    return picture_surprise(model, frame, loss);
+}
+
+static bool cancelled(void *ctx) {
+    (void)ctx;
+    return os_cancelled();
+}
+
 static status run(eval_command *c) {
     status st = OK;
     device *dev = NULL;
     judge *j = NULL;
+    imago *im = NULL;
+    frame_loss loss = {surprise, NULL};
     char table[1200], chart[1200], cache[512];
     if (!os_file_exists(c->judge))
         return fail(
@@ -99,10 +123,18 @@ static status run(eval_command *c) {
                                      .threads = c->threads},
                     &dev));
     TRY(judge_open(dev, c->judge, &j));
+    if (c->model) {
+        imago_open_params open = {.model = c->model, .device = c->device, .threads = c->threads,
+                                  .cache_dir = cli_cache_dir(cache), .cancelled = cancelled};
+        st = (status)imago_open(&open, &im);
+        if (st != OK) goto out;
+        loss.ctx = im;
+    }
     for (int i = 0; i < c->n; i++)
-        TRY(morph_measure(j, c->path[i + 1], &c->in, &c->mem, &c->measured[i]));
+        TRY(morph_measure(j, c->path[i + 1], &c->in, im ? &loss : NULL, &c->mem, &c->measured[i]));
     TRY(report(c, table, chart));
 out:
+    imago_close(im);
     judge_close(j);
     device_close(dev);
     return st;
@@ -151,6 +183,9 @@ int cmd_eval(int argc, char **argv) {
         {"fit", OPT_STRING, &c->fit, "how these two were made to fit: crop (default) or pad", NULL},
         {"judge", OPT_STRING, &c->judge,
          "SqueezeNet's weights (the bundled ones)", NULL},
+        {"model", OPT_STRING, &c->model,
+         "how natural are frames to this model? Its denoising loss, of frames between and of ends",
+         "m"},
         {"device", OPT_STRING, &c->device, "auto, cpu, vulkan or vulkan:N", NULL},
         {"threads", OPT_INT, &c->threads, "on cpu (all cores)", "t"},
         {"overwrite", OPT_FLAG, &c->overwrite, "replace existing files", NULL}};

@@ -12,6 +12,7 @@ typedef struct morph_command {
     uint8_t background[3];
     morph_output out; bool overwrite;
     image before; progress bar; arena mem;
+    char judge_path[1200];
     char trouble[512];                     /* why a frame could not be kept */
 } morph_command;
 
@@ -105,7 +106,7 @@ out:
 
 static status prepare_output(morph_command *c) {
     status st = OK;
-    static const char *const names[] = {"frame-0001.png", "strip.png", "morph.webp", "morph.html"};
+    static const char *const names[] = {"frame-0001.png", "strip.png", "morph.webp", "morph.html", "morph.mp4"};
     char path[1200];
     morph_output *o = &c->out;
     if (!o->dir[0] || strlen(o->dir) > 1000) return fail(E_USAGE, "output '%s': expected the name of a folder", o->dir);
@@ -121,11 +122,12 @@ static status prepare_output(morph_command *c) {
     }
     if (!o->gap || !o->title) return fail(E_HOST_MEMORY, "no host memory for %d frames", o->total);
     TRY(os_mkdir_p(o->dir));
+    if (c->overwrite) TRY(morph_remove_stale(o));
 out:
     return st;
 }
 
-static void print_report(const morph_command *c) {
+static void print_report(const morph_command *c, bool video) {
     imago_report r;
     imago_get_report(c->im, &r);
     fprintf(stderr, "load %.1f s, text %.2f s, encode %.2f s, %d evaluations in %.1f s, decode %.2f s; weights %.0f MB, compute %.0f MB, peak host memory %.0f MB\n",
@@ -133,7 +135,7 @@ static void print_report(const morph_command *c) {
     double sum = 0, most = 0;
     for (int i = 1; i < c->out.total; i++) sum += c->out.gap[i], most = fmax(most, c->out.gap[i]);
     double mean = sum / MAX(c->out.total - 1, 1);
-    printf("%d frames in %s: path %.3f, largest gap / mean %.2f (pixel distance); open %s/morph.html\n", c->out.total, c->out.dir, sum, mean > 0 ? most / mean : 1.0, c->out.dir);
+    printf("%d frames in %s: path %.3f, largest gap / mean %.2f (pixel distance)%s; open %s/morph.html\n", c->out.total, c->out.dir, sum, mean > 0 ? most / mean : 1.0, video ? ", morph.mp4" : "", c->out.dir);
 }
 
 static status open_model(morph_command *c) {
@@ -154,11 +156,17 @@ static void forget_pictures(morph_command *c) {
 /* One morph: the pictures, prompts and folder that c has now. */
 static status run(morph_command *c) {
     status st = OK;
+    bool video = false;
     TRY(load_pictures(c));
     TRY(prepare_output(c));
     st = open_model(c);
     if (st != OK) return st;
     mention_prompts(c);
+    if (!c->p.judge && !c->p.uneven) {
+        const char *judge = cli_asset(CLI_JUDGE, c->judge_path);
+        if (os_file_exists(judge)) c->p.judge = judge;
+        else fprintf(stderr, "no SqueezeNet weights found (%s, or --judge FILE): pixels decide where frames lie\n", judge);
+    }
     c->p.picture = c->picture, c->p.prompt = c->prompt, c->p.frame = write_frame, c->p.frame_ctx = c;
     memcpy(c->p.fill, c->background, sizeof c->p.fill);
     st = (status)imago_morph(c->im, &c->p, NULL);
@@ -168,7 +176,8 @@ static status run(morph_command *c) {
     TRY(morph_write_strip(&c->out));
     TRY(morph_write_animation(&c->out));
     TRY(morph_write_page(&c->out));
-    print_report(c);
+    TRY(morph_write_video(&c->out, &video));
+    print_report(c, video);
 out:
     return st;
 }
@@ -194,7 +203,7 @@ out:
 }
 
 int cmd_morph(int argc, char **argv) {
-    static const command self = {"morph", "Turns a picture into another, and that into the next, frame by frame: PNGs, strip.png, morph.webp, morph.html.", NULL};
+    static const command self = {"morph", "Turns a picture into another, and that into the next, frame by frame: PNGs, strip.png, morph.webp, morph.html, and morph.mp4 where ffmpeg is.", NULL};
     morph_command c = {.p = IMAGO_MORPH(.n_pictures = 0), .background = {255, 255, 255}, .out = {.dir = "morph", .fps = 8}};
     positionals pictures = {"PICTURE PICTURE [PICTURE …]", c.path, 0, MORPH_MAX_PICTURES, 0};
     string_list prompts = {0};
@@ -213,11 +222,15 @@ int cmd_morph(int argc, char **argv) {
         {"size", OPT_STRING, &size, "side or WxH in pixels, multiples of 8 (the model's own)", NULL},
         {"fit", OPT_STRING, &fit, "pictures of another shape: crop (default) or pad", NULL},
         {"background", OPT_STRING, &background, "RRGGBB under transparent pictures and around padded ones (ffffff)", NULL},
-        {"method", OPT_STRING, &c.p.method, "freemorph (default), or slerp: its baseline", NULL},
-        {"steps", OPT_INT, &c.p.steps, "steps of the whole schedule (50)", "num-inference-steps"},
-        {"strength", OPT_FLOAT, &c.p.strength, "share of them that runs, 0 to 1 (0.8)", NULL},
-        {"inner", OPT_INT, &c.p.inner, "fixed-point iterations per step of inversion (5)", NULL},
-        {"cfg", OPT_FLOAT, &c.p.guidance, "guidance scale on the way down (7.5); 1 = none", "cfg-scale guidance-scale"},
+        {"method", OPT_STRING, &c.p.method, "imago (default); freemorph, as released; or slerp, its baseline", NULL},
+        {"judge", OPT_STRING, &c.p.judge, "SqueezeNet's weights, which place the frames (assets/squeezenet of imago's sources)", NULL},
+        {"uneven", OPT_FLAG, &c.p.uneven, "imago: equal shares instead of equal distances; quicker", NULL},
+        {"no-detail", OPT_FLAG, &c.p.no_detail, "imago: nothing of the pictures but what the model makes of them", NULL},
+        {"own-keys", OPT_FLAG, &c.p.own_keys, "imago: frames do not look at the two pictures", NULL},
+        {"steps", OPT_INT, &c.p.steps, "imago: steps of a way (8); else of the whole schedule (50)", "num-inference-steps"},
+        {"strength", OPT_FLOAT, &c.p.strength, "how much of the schedule runs, 0 to 1 (0.7; else 0.8)", NULL},
+        {"inner", OPT_INT, &c.p.inner, "fixed-point iterations per step of inversion (5), for imago at most", NULL},
+        {"cfg", OPT_FLOAT, &c.p.guidance, "guidance scale on the way down (2, less near the pictures; else 7.5); 1 = none", "cfg-scale guidance-scale"},
         {"seed", OPT_INT, &seed, "of the noise (42)", "s"},
         {"fps", OPT_INT, &c.out.fps, "frames a second of the animation and the page (8)", NULL},
         {"prediction", OPT_STRING, &c.open.prediction, "epsilon or v_prediction, where the files do not say", NULL},

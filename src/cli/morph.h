@@ -24,5 +24,9 @@ void   morph_file_path(const morph_output *o, const char *name, char path[1200])
 /* All frames beside each other with black gaps; frames shrink where the strip would be wider than pictures may be. */
 status morph_write_strip(const morph_output *o);
 status morph_write_animation(const morph_output *o);
+/* morph.mp4, forwards, where a program called ffmpeg is found; *made: it was. What ffmpeg cannot do is no failure, but said. */
+status morph_write_video(const morph_output *o, bool *made);
+/* Frames that an earlier, longer morph left behind the last one, and its video. */
+status morph_remove_stale(const morph_output *o);
 /* One self-contained page: slider, play, gaps. */
 status morph_write_page(const morph_output *o);

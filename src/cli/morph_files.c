@@ -1,5 +1,6 @@
 /* morph_files.c: what imago morph makes of its frames: the strip and the animation. Frames are read back from their files, one
  * at a time, so that any number of them fits.
+ * The video is ffmpeg's work, if the user has it.
  * SPDX-License-Identifier: MIT */
 #include "cli/morph.h"
 #include <stdio.h>
@@ -70,5 +71,54 @@ status morph_write_animation(const morph_output *o) {
 out:
     image_free(&frame);
     webp_animation_close(a);
+    return st;
+}
+
+/* A folder's name in a pattern of ffmpeg: '%' twice. Paths are made such that they are no options. */
+static void escape_pattern(const char *dir, char *out, size_t room) {
+    size_t n = (size_t)snprintf(out, room, "%s", dir[0] == '/' ? "" : "./");
+    for (; *dir && n + 3 < room; dir++) {
+        if (*dir == '%') out[n++] = '%';
+        out[n++] = *dir;
+    }
+    out[n] = 0;
+}
+
+status morph_write_video(const morph_output *o, bool *made) {
+    status st = OK;
+    char dir[2100], frames[2200], unfinished[1300], path[1300], name[1200], rate[16];
+    int code = 0;
+    *made = false;
+    escape_pattern(o->dir, dir, sizeof dir);
+    snprintf(frames, sizeof frames, "%s/frame-%%04d.png", dir);
+    morph_file_path(o, "morph.mp4.part", name);
+    snprintf(unfinished, sizeof unfinished, "%s%s", o->dir[0] == '/' ? "" : "./", name);
+    morph_file_path(o, "morph.mp4", path);
+    snprintf(rate, sizeof rate, "%d", o->fps);
+    /* yuv420p, hence even sides: what every player shows */
+    const char *const argv[] = {"ffmpeg", "-nostdin", "-y", "-framerate", rate, "-start_number", "1", "-i", frames, "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p", "-f", "mp4", unfinished, NULL};
+    TRY(os_run(argv, &code));
+    if (code == 0) {
+        TRY(os_file_rename(unfinished, path));
+        *made = true;
+    } else {
+        TRY(os_file_remove(unfinished));
+        if (code != 127) fprintf(stderr, "no morph.mp4: ffmpeg gave up (exit code %d)\n", code);
+    }
+out:
+    return st;
+}
+
+status morph_remove_stale(const morph_output *o) {
+    status st = OK;
+    char path[1200];
+    for (int f = o->total;; f++) {
+        morph_frame_path(o, f, path);
+        if (!os_file_exists(path)) break;
+        TRY(os_file_remove(path));
+    }
+    morph_file_path(o, "morph.mp4", path);
+    TRY(os_file_remove(path));
+out:
     return st;
 }

@@ -2,23 +2,12 @@
  * number of frames, size and model. Per pair: both latents and all between (slerp) are inverted together with fixed-point
  * DDIM, their high frequencies replaced by noise, and denoised with guidance, while frames look at the ends' keys.
  * Method slerp, the baseline: the two ends are inverted, slerp lies between what came of them, frames are denoised alone.
+ * Method imago, the default: morph_imago.c.
  * Order of random numbers, as released: the noise to inject, once; then per pair the posterior of the left and right picture,
  * CUDA's generator drawing in f16.
  * SPDX-License-Identifier: MIT */
 #include "engine/morph.h"
 #include <math.h>
-
-typedef struct morph_job {
-    imago *im; imago_morph_params p; bool slerp;
-    int h, w, pairs, total, done;          /* latent size; frames in all, and given out */
-    size_t cells;                          /* elements of one latent */
-    schedule_config schedule; sampler_plan up, down;
-    noise_gen gen;
-    float *x, *noise;                      /* [frames, h, w, C]; what is injected [h, w, C] */
-    image *fitted;                         /* the pictures, at the size of the frames */
-    int evaluated, evaluations; double begun; /* of one frame each; when sampling began */
-    imago_picture *out;
-} morph_job;
 
 static int gaps(const imago_morph_params *p) { return p->loop ? p->n_pictures : p->n_pictures - 1; }
 
@@ -36,7 +25,8 @@ static status check_wishes(const imago_morph_params *p) {
     if (!(p->guidance > 0 && p->guidance <= 100)) return fail(E_USAGE, "guidance scale %g: expected 0 to 100", (double)p->guidance);
     if (p->steps < 1 || p->steps > 1000) return fail(E_USAGE, "steps %d: expected 1 to 1000", p->steps);
     if (p->inner < 1 || p->inner > 100) return fail(E_USAGE, "inner iterations %d: expected 1 to 100", p->inner);
-    if (strcmp(p->method, "freemorph") != 0 && strcmp(p->method, "slerp") != 0) return fail(E_USAGE, "method '%s': expected freemorph or slerp", p->method);
+    if (strcmp(p->method, "imago") != 0 && strcmp(p->method, "freemorph") != 0 && strcmp(p->method, "slerp") != 0)
+        return fail(E_USAGE, "method '%s': expected imago, freemorph or slerp", p->method);
     for (int i = 0; i < p->n_pictures; i++)
         if (!p->picture[i].rgb || p->picture[i].width < 1 || p->picture[i].height < 1) return fail(E_USAGE, "picture %d of the morph is empty", i + 1);
     return OK;
@@ -66,20 +56,28 @@ out:
     return st;
 }
 
+static status make_ladder(morph_job *j) {
+    j->schedule = j->im->ck->schedule;
+    j->ladder = mem_alloc(sizeof *j->ladder * (size_t)(j->p.steps + 1));
+    if (!j->ladder) return fail(E_HOST_MEMORY, "no host memory for %d steps", j->p.steps);
+    return morph_ladder(&j->schedule, j->p.steps, (double)j->p.strength, j->ladder);
+}
+
 static status settle(morph_job *j) {
     status st = OK;
     imago_morph_params *p = &j->p;
     if (!p->frames) p->frames = 7;
-    if (!p->method) p->method = "freemorph";
-    if (!p->steps) p->steps = 50;
-    if (p->strength == 0) p->strength = 0.8f;
+    if (!p->method) p->method = "imago";
+    j->imago = strcmp(p->method, "imago") == 0, j->slerp = strcmp(p->method, "slerp") == 0;
+    if (!p->steps) p->steps = j->imago ? 8 : 50;
+    if (p->strength == 0) p->strength = j->imago ? 0.7f : 0.8f;
     if (!p->inner) p->inner = 5;
-    if (p->guidance == 0) p->guidance = 7.5f;
+    if (p->guidance == 0) p->guidance = j->imago ? 2.0f : 7.5f;
     TRY(check_wishes(p));
     TRY(check_size(j));
     if (j->im->ck->inpainting) TRY(fail(E_UNSUPPORTED, "this is an inpainting model: a morph needs one that makes whole pictures"));
-    TRY(expand(j));
-    j->slerp = strcmp(p->method, "slerp") == 0;
+    TRY(j->imago ? make_ladder(j) : expand(j));
+    j->batch = j->imago ? morph_imago_batch(p->frames) : p->frames;
     j->pairs = gaps(p);
     j->total = imago_morph_count(p);
 out:
@@ -103,6 +101,7 @@ static int halves(const morph_job *j) { return j->p.guidance != 1 && !j->im->ck-
 /* Network evaluations of one frame in a pair. */
 static int count_evaluations(const morph_job *j) {
     int n = 0;
+    if (j->imago) return j->p.frames > 2 ? morph_imago_evaluations(j) : 0;
     for (int i = 0; i < j->up.n_calls; i++)
         if (!morph_idle(&j->up.call[i])) n += j->p.inner * morph_rows(j->p.frames, up_shape(j, i).part);
     for (int i = 0; i < j->down.n_calls; i++)
@@ -110,10 +109,10 @@ static int count_evaluations(const morph_job *j) {
     return j->p.frames > 2 ? n : 0;
 }
 
-static status step(morph_job *j, const morph_shape *s, const sampler_call *call, float guidance, int rows) {
+status morph_advance(morph_job *j, const morph_shape *s, const morph_update *u, const morph_dials *d, int rows) {
     status st = OK;
     engine_progress(j->im, IMAGO_SAMPLING, j->evaluated, j->evaluations, j->begun);
-    TRY(morph_step(j->im, s, call, guidance));
+    TRY(morph_step(j->im, s, u, d));
     j->evaluated += rows;
 out:
     return st;
@@ -127,7 +126,8 @@ static status invert(morph_job *j) {
         if (morph_idle(&j->up.call[i])) continue;
         TRY(array_read(l->x, j->x));
         TRY(array_write(l->kept[0], j->x));
-        for (int k = 0; k < j->p.inner; k++) TRY(step(j, &s, &j->up.call[i], 1, morph_rows(j->p.frames, s.part)));
+        morph_update u = morph_update_of(j->im, &j->up.call[i]);
+        for (int k = 0; k < j->p.inner; k++) TRY(morph_advance(j, &s, &u, &(morph_dials){.guidance = 1}, morph_rows(j->p.frames, s.part)));
     }
 out:
     return st;
@@ -138,7 +138,8 @@ static status denoise(morph_job *j) {
     for (int i = 0; i < j->down.n_calls; i++) {
         morph_shape s = down_shape(j, i);
         if (morph_idle(&j->down.call[i])) continue;
-        TRY(step(j, &s, &j->down.call[i], j->p.guidance, halves(j) * morph_rows(j->p.frames, s.part)));
+        morph_update u = morph_update_of(j->im, &j->down.call[i]);
+        TRY(morph_advance(j, &s, &u, &(morph_dials){.guidance = j->p.guidance}, halves(j) * morph_rows(j->p.frames, s.part)));
     }
 out:
     return st;
@@ -146,30 +147,52 @@ out:
 
 /* ---- what a pair starts from ---- */
 
-/* Keys of 1 + frames texts: none, then from one prompt to the other. One encoder length, as released. */
+/* One encoder length, as released. */
 static status read_text(morph_job *j, int a, int b) {
     status st = OK;
     const char *const *prompt = j->p.prompt;
-    const char *left = prompt && prompt[a] ? prompt[a] : "", *right = prompt && prompt[b] ? prompt[b] : "";
-    int n = j->p.frames, entries = 0, tokens = 0;
-    float *ends = NULL, *none = NULL, *all = NULL;
+    const char *text[3] = {"", prompt && prompt[a] ? prompt[a] : "", prompt && prompt[b] ? prompt[b] : ""};
+    int entries = 0;
+    float *one = NULL;
     double begun = os_seconds();
     engine_progress(j->im, IMAGO_READING_TEXT, 0, 1, begun);
-    TRY(text_features(j->im, &(text_params){.prompt = right, .negative = left, .want_negative = true, .plain = true}, &ends, &entries, &tokens));
-    TRY(text_features(j->im, &(text_params){.prompt = "", .plain = true}, &none, &entries, &tokens));
-    size_t row = (size_t)tokens * (size_t)j->im->ck->text.hidden_size;
-    if (!(all = mem_alloc(sizeof *all * row * (size_t)(n + 1)))) TRY(fail(E_HOST_MEMORY, "no host memory for the texts of %d frames", n));
-    memcpy(all, none, row * sizeof *all);
-    for (int f = 0; f < n; f++)
-        for (size_t i = 0; i < row; i++)
-            all[(size_t)(1 + f) * row + i] = (float)((double)ends[i] + (double)f / (n - 1) * ((double)ends[row + i] - (double)ends[i]));
-    TRY(text_keys(j->im, all, n + 1, tokens, 1));
+    for (int i = 0; i < 3; i++) {
+        TRY(text_features(j->im, &(text_params){.prompt = text[i], .plain = true}, &one, &entries, &j->tokens));
+        size_t row = (size_t)j->tokens * (size_t)j->im->ck->text.hidden_size;
+        if (!j->text && !(j->text = mem_alloc(3 * row * sizeof *one))) TRY(fail(E_HOST_MEMORY, "no host memory for texts"));
+        memcpy(j->text + (size_t)i * row, one, row * sizeof *one);
+        mem_free(one);
+        one = NULL;
+    }
     engine_progress(j->im, IMAGO_READING_TEXT, 1, 1, begun);
     j->im->report.text_s += os_seconds() - begun;
 out:
-    mem_free(ends);
-    mem_free(none);
+    mem_free(one);
+    return st;
+}
+
+status morph_text(morph_job *j, const double *share, int n) {
+    status st = OK;
+    size_t row = (size_t)j->tokens * (size_t)j->im->ck->text.hidden_size;
+    const float *first = j->text + row, *last = first + row;
+    float *all = mem_alloc(sizeof *all * row * (size_t)(n + 1));
+    if (!all) return fail(E_HOST_MEMORY, "no host memory for the texts of %d frames", n);
+    memcpy(all, j->text, row * sizeof *all);
+    for (int f = 0; f < n; f++)
+        for (size_t i = 0; i < row; i++)
+            all[(size_t)(1 + f) * row + i] = (float)((double)first[i] + share[f] * ((double)last[i] - (double)first[i]));
+    TRY(text_keys(j->im, all, n + 1, j->tokens, 1));
+out:
     mem_free(all);
+    return st;
+}
+
+static status even_text(morph_job *j) {
+    double *share = mem_alloc(sizeof *share * (size_t)j->batch);
+    if (!share) return fail(E_HOST_MEMORY, "no host memory for %d frames", j->batch);
+    for (int f = 0; f < j->batch; f++) share[f] = (double)f / (j->batch - 1);
+    status st = morph_text(j, share, j->batch);
+    mem_free(share);
     return st;
 }
 
@@ -198,7 +221,7 @@ static status encode_ends(morph_job *j, int a, int b) {
     engine_progress(j->im, IMAGO_ENCODING, 0, 2, begun);
     TRY(encode(j, a, j->x));
     engine_progress(j->im, IMAGO_ENCODING, 1, 2, begun);
-    TRY(encode(j, b, j->x + (size_t)(j->p.frames - 1) * j->cells));
+    TRY(encode(j, b, j->x + (size_t)(j->batch - 1) * j->cells));
     engine_progress(j->im, IMAGO_ENCODING, 2, 2, begun);
     j->im->report.encode_s += os_seconds() - begun;
 out:
@@ -206,7 +229,7 @@ out:
 }
 
 /* ---- frames out ---- */
-static status give(morph_job *j, image *frame) {
+status morph_give(morph_job *j, image *frame) {
     imago_picture pic;
     status st = OK;
     picture_of(frame, &pic);
@@ -223,7 +246,7 @@ static status give_input(morph_job *j, int picture) {
     image copy = {0};
     TRY(image_create(j->p.width, j->p.height, 3, &copy));
     memcpy(copy.px, j->fitted[picture].px, (size_t)copy.w * (size_t)copy.h * 3);
-    TRY(give(j, &copy));
+    TRY(morph_give(j, &copy));
 out:
     image_free(&copy);
     return st;
@@ -237,7 +260,7 @@ static status decode(morph_job *j) {
     for (int f = 1; f <= inner; f++) {
         engine_progress(j->im, IMAGO_DECODING, f - 1, inner, begun);
         TRY(vae_decode_picture(j->im, j->x + (size_t)f * j->cells, j->h, j->w, j->p.tile, &frame));
-        TRY(give(j, &frame));
+        TRY(morph_give(j, &frame));
     }
     engine_progress(j->im, IMAGO_DECODING, inner, inner, begun);
     j->im->report.decode_s += os_seconds() - begun;
@@ -252,13 +275,14 @@ static status compile(morph_job *j) {
     double begun = os_seconds();
     plan *p;
     engine_progress(j->im, IMAGO_LOADING, 0, 1, begun);
+    if (j->imago) TRY(morph_imago_compile(j));
     for (int i = 0; i < j->up.n_calls; i++) {
         morph_shape s = up_shape(j, i);
-        if (!morph_idle(&j->up.call[i])) TRY(morph_compile(j->im, &s, 1, &p));
+        if (!morph_idle(&j->up.call[i])) TRY(morph_compile(j->im, &s, false, &p));
     }
     for (int i = 0; i < j->down.n_calls; i++) {
         morph_shape s = down_shape(j, i);
-        if (!morph_idle(&j->down.call[i])) TRY(morph_compile(j->im, &s, j->p.guidance, &p));
+        if (!morph_idle(&j->down.call[i])) TRY(morph_compile(j->im, &s, j->p.guidance != 1, &p));
     }
     engine_progress(j->im, IMAGO_LOADING, 1, 1, begun);
 out:
@@ -271,11 +295,13 @@ static status morph_pair(morph_job *j, int a, int b) {
     imago *im = j->im;
     int c = im->ck->vae.latent_channels;
     TRY(read_text(j, a, b));
+    TRY(even_text(j));
     TRY(encode_ends(j, a, b));
-    interpolate(j);
     if (!j->begun) TRY(compile(j));
     double begun = os_seconds();
     if (!j->begun) j->begun = begun;
+    if (j->imago) return morph_imago(j, a, b);
+    interpolate(j);
     TRY(array_write(im->lat.x, j->x));
     TRY(invert(j));
     TRY(array_read(im->lat.x, j->x));
@@ -298,7 +324,7 @@ static status prepare(morph_job *j) {
     im->report = (imago_report){.load_s = im->report.load_s};
     j->evaluations = j->pairs * count_evaluations(j);
     j->fitted = mem_zalloc(sizeof *j->fitted * (size_t)j->p.n_pictures);
-    j->x = mem_zalloc(sizeof *j->x * j->cells * (size_t)j->p.frames);
+    j->x = mem_zalloc(sizeof *j->x * j->cells * (size_t)j->batch);
     j->noise = mem_alloc(sizeof *j->noise * j->cells);
     if (!j->fitted || !j->x || !j->noise) TRY(fail(E_HOST_MEMORY, "no host memory for %d frames of %dx%d", j->p.frames, j->p.width, j->p.height));
     for (int i = 0; i < j->p.n_pictures; i++) {
@@ -306,9 +332,10 @@ static status prepare(morph_job *j) {
         TRY(image_fit_to(&given, j->p.width, j->p.height, j->p.pad ? FIT_PAD : FIT_CROP, j->p.fill, &j->fitted[i]));
     }
     if (j->p.frames == 2) return OK;
+    if (j->imago && j->p.judge && MIN(j->p.width, j->p.height) >= JUDGE_MIN_SIDE) TRY(judge_open(im->dev, j->p.judge, &j->judge));
     noise_init(&j->gen, NOISE_PHILOX, DT_F16, j->p.seed);
     TRY(latent_noise(im, &j->gen, j->h, j->w, j->noise));
-    TRY(latents_prepare(im, j->p.frames, j->h, j->w));
+    TRY(latents_prepare(im, j->batch, j->h, j->w));
 out:
     return st;
 }
@@ -326,7 +353,7 @@ imago_status imago_morph(imago *im, const imago_morph_params *p, imago_picture *
         if (j.p.frames > 2) TRY(morph_pair(&j, i, next));
         if (next) TRY(give_input(&j, next));
     }
-    im->report.steps = j.up.n_steps + j.down.n_steps;
+    im->report.steps = j.imago ? 2 * j.p.steps : j.up.n_steps + j.down.n_steps;
     im->report.evaluations = j.evaluated;
     im->report.seconds_per_step = im->report.sample_s / (double)MAX(j.pairs * im->report.steps, 1);
     if (out) *out = j.out, j.out = NULL;
@@ -336,6 +363,9 @@ out:
     mem_free(j.fitted);
     mem_free(j.x);
     mem_free(j.noise);
+    mem_free(j.text);
+    mem_free(j.ladder);
+    judge_close(j.judge);
     sampler_plan_fini(&j.up);
     sampler_plan_fini(&j.down);
     return ENGINE_STATUS(st);

@@ -38,15 +38,61 @@ static double beta_cdf(double x) {
     return sum;
 }
 
-double morph_blend(int j, int frames) {
-    double want = (double)j / (frames - 1), low = 0, high = 1;
-    if (j == 0 || j == frames - 1) return want;
+double morph_blend(double share) {
+    double low = 0, high = 1;
+    if (share <= 0 || share >= 1) return share <= 0 ? 0 : 1;
     for (int i = 0; i < 60; i++) {
         double mid = 0.5 * (low + high);
-        if (beta_cdf(mid) < want) low = mid;
+        if (beta_cdf(mid) < share) low = mid;
         else high = mid;
     }
     return 0.5 * (low + high);
+}
+
+/* ---- levels ---- */
+static double angle_of(double abar) { return acos(sqrt(MIN(MAX(abar, 0), 1))); }
+
+status morph_ladder(const schedule_config *c, int n, double strength, level *at) {
+    status st = OK;
+    int last = c->num_train_timesteps - 1, top = MAX((int)lround(strength * last), 1), t = 0;
+    double *abar = mem_alloc(sizeof *abar * (size_t)c->num_train_timesteps);
+    if (!abar) return fail(E_HOST_MEMORY, "no host memory for a schedule");
+    TRY(schedule_alphas_cumprod(c, abar));
+    if (n > top) TRY(fail(E_USAGE, "%d steps: this model has %d times up to there", n, top));
+    if (c->prediction_type == PREDICTION_EPSILON && !(abar[top] > 0))
+        TRY(fail(E_UNSUPPORTED, "strength %g: at its end nothing of the picture is left, which an epsilon model cannot undo: choose a lower one", strength));
+    double low = angle_of(abar[0]), step = (angle_of(abar[top]) - low) / n;
+    at[0] = schedule_level(c, abar, 0);
+    for (int i = 1; i <= n; i++) {
+        /* the whole time nearest to the angle, and one left for every step to come */
+        for (t++; t < top - (n - i) && fabs(angle_of(abar[t + 1]) - low - i * step) <= fabs(angle_of(abar[t]) - low - i * step);) t++;
+        at[i] = schedule_level(c, abar, t);
+    }
+out:
+    mem_free(abar);
+    return st;
+}
+
+morph_update morph_down(prediction p, level from, level to) {
+    double wx, wp, keep = to.sigma / from.sigma, x0 = to.alpha - keep * from.alpha;
+    prediction_to_x0(p, from, &wx, &wp);
+    return (morph_update){from.t, keep + x0 * wx, x0 * wp};
+}
+
+morph_update morph_up(prediction p, level from, level to) {
+    morph_update down = morph_down(p, to, from);
+    return (morph_update){to.t, 1 / down.x, -down.y / down.x};
+}
+
+void morph_even(const double *gap, const double *at, int m, int n, double *share) {
+    double sum = 0, passed = 0;
+    for (int i = 0; i < m; i++) sum += gap[i];
+    share[0] = at[0], share[n] = at[m];
+    for (int f = 1, i = 0; f < n; f++) {
+        double want = sum * f / n;
+        while (i < m - 1 && passed + gap[i] < want) passed += gap[i++];
+        share[f] = sum > 0 ? at[i] + (at[i + 1] - at[i]) * MIN((want - passed) / gap[i], 1) : (double)f / n;
+    }
 }
 
 /* ---- injection ---- */

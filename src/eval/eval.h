@@ -59,14 +59,20 @@ typedef struct sequence_measures {
     gap_measures of;
     double to_first, to_last;    /* from the first picture to the first frame, from the last to the last; NAN = not given */
 } sequence_measures;
-typedef struct morph_measures { const char *dir; int frames, w, h; sequence_measures by[EVAL_KINDS]; } morph_measures;
+/* loss of a frame by a model (see engine/), where one was given: of the frames between, and of the first and the last.
+ * Their ratio is the naturalness: 1 = as natural as the pictures. NAN = not measured, or nothing between. */
+typedef struct morph_measures { const char *dir; int frames, w, h; sequence_measures by[EVAL_KINDS]; double loss_between, loss_ends; } morph_measures;
+typedef struct frame_loss { status (*of)(void *ctx, const image *frame, double *loss); void *ctx; } frame_loss;
 typedef struct morph_inputs { const char *first, *last; image_fit fit; } morph_inputs; /* paths, NULL = not given; fitted to the frames as imago morph does */
 /* DIR/frame-0001.png and on, as `imago morph` writes them; transparent ones on white. Gaps live in `a`.
  *   errors  E_FORMAT: fewer than two frames, a missing number, frames of different sizes, a file that is no picture;
- *           E_UNSUPPORTED: a side below JUDGE_MIN_SIDE; E_IO: no such folder; E_CANCELLED; those of judge_distance */
-status morph_measure(judge *j, const char *dir, const morph_inputs *in, arena *a, morph_measures *out);
+ *           E_UNSUPPORTED: a side below JUDGE_MIN_SIDE; E_IO: no such folder; E_CANCELLED; those of judge_distance and loss
+ * loss: NULL = not asked for */
+status morph_measure(judge *j, const char *dir, const morph_inputs *in, const frame_loss *loss, arena *a, morph_measures *out);
 
 /* ---- report.c ---- */
+/* Mean of the losses' ratio; NAN where any is. */
+double naturalness_mean(const morph_measures *m, int n);
 /* Mean of each measure over n sequences; to_first and to_last are NAN where any is. gap = NULL. */
 sequence_measures sequences_mean(const morph_measures *m, int n, eval_kind k);
 status morphs_json(const morph_measures *m, int n, char **text); /* mem_alloc'ed */

@@ -15,6 +15,12 @@ sequence_measures sequences_mean(const morph_measures *m, int n, eval_kind k) {
     return s;
 }
 
+double naturalness_mean(const morph_measures *m, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += m[i].loss_between / m[i].loss_ends / n;
+    return sum;
+}
+
 /* ---- JSON ---- */
 static const char *const kind_key[EVAL_KINDS] = {"features", "pixels"};
 
@@ -42,6 +48,8 @@ static bool add_morph(cJSON *list, const morph_measures *m) {
               cJSON_AddNumberToObject(o, "frames", m->frames) &&
               cJSON_AddNumberToObject(o, "width", m->w) &&
               cJSON_AddNumberToObject(o, "height", m->h);
+    if (ok && !isnan(m->loss_ends)) ok = cJSON_AddNumberToObject(o, "loss_ends", m->loss_ends);
+    if (ok && !isnan(m->loss_between)) ok = cJSON_AddNumberToObject(o, "loss_between", m->loss_between);
     for (int k = 0; ok && k < EVAL_KINDS; k++)
         ok = add_sequence(o, kind_key[k], &m->by[k], m->frames - 1);
     return ok;
@@ -56,6 +64,8 @@ status morphs_json(const morph_measures *m, int n, char **text) {
     for (int i = 0; ok && i < n; i++) ok = add_morph(list, &m[i]);
     cJSON *mean = ok ? cJSON_AddObjectToObject(root, "mean") : NULL;
     ok = mean != NULL;
+    double natural = naturalness_mean(m, n);
+    if (ok && !isnan(natural)) ok = cJSON_AddNumberToObject(mean, "loss_between_over_ends", natural);
     for (int k = 0; ok && k < EVAL_KINDS; k++) {
         sequence_measures s = sequences_mean(m, n, (eval_kind)k);
         ok = add_sequence(mean, kind_key[k], &s, 0);

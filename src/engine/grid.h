@@ -1,8 +1,9 @@
 /* grid.h: grids of pictures that are made together. Cells exchange what they show through self-attention only, so any
  * network with attention becomes a grid network: as a batch of cells whose keys are coupled, or as one tiled picture.
  * An adapter, a few more input channels and a vector per role teach it what a layout means.
- *   grid_net.c   the network on the rows of a batch, both geometries      grid_model.c  what is trained; its file
- *   grid_fill.c  sampling: given cells stay, the others are made          train_grid.c  training
+ *   grid.c       pictures in, pictures out                           grid_fill.c   sampling: given cells stay, the others are made
+ *   grid_net.c   the network on a batch's rows, both geometries      grid_model.c  what is trained; its file
+ *   grid_step.c  a batch's masks and its loss                        train_grid.c  training
  * Sources: Zeng et al. 2024 (JeDi: coupled self-attention, a set as inpainting), Chen et al. 2025 (Edit Transfer: clean context
  * cells, loss on the missing one), Brooks et al. 2023 (two guidances), Abdal et al. 2025 (Grid-LoRA: layouts, query banks).
  * SPDX-License-Identifier: MIT */
@@ -87,14 +88,19 @@ typedef struct grid_fill_params {
     float guidance, ref_guidance;          /* of the words, of the given cells: 0 = all but ignored, 1 = as learned */
     uint64_t seed;
     grid_geometry geometry;
-    bool (*step)(void *ctx, int done, int total); void *ctx; /* false stops; NULL */
 } grid_fill_params;
 typedef struct grid_fill_report { double seconds, given_seconds; int steps, rows, rows_without; bool kept; } grid_fill_report;
 /* z [cells][h, w, C]: given latents in, all latents out; cells that are given stay as they are, bit for bit, and with none to
  * be made nothing is computed.   errors  E_USAGE; E_CANCELLED; those of plans */
 status grid_fill(grid_model *m, const grid_fill_params *p, float *z, grid_fill_report *report);
 
-/* ---- train_grid.c ---- */
+/* ---- grid.c ---- */
+/* imago_grid with an adapter that is open already; p->adapter is its name. */
+status grid_pictures(grid_model *m, const imago_grid_params *p, imago_picture **out, grid_fill_report *report);
+/* Roles, and what is made, of a wish: by its layout, or by what is given.   errors  E_USAGE */
+status grid_roles(const imago_grid_params *p, grid_role role[GRID_MAX_CELLS], bool made[GRID_MAX_CELLS], const char **name);
+
+/* ---- grid_step.c ---- */
 typedef struct grid_task {                 /* one grid of latents, as training sees it */
     const grid_layout *layout;
     bool made[GRID_MAX_CELLS], dropped[GRID_MAX_CELLS]; /* dropped: given, but nobody else sees it */
@@ -102,6 +108,7 @@ typedef struct grid_task {                 /* one grid of latents, as training s
 } grid_task;
 /* Which cells are made, dropped and told, by lot.   source  the rates of Brooks et al. 2023 for what guidance needs */
 void grid_draw_task(uint32_t seed, uint64_t sample, const grid_layout *l, grid_task *out);
+/* ---- train_grid.c ---- */
 typedef struct train_grid_params {
     imago_open_params open;
     grid_source_params data;

@@ -243,20 +243,21 @@ static status sample(fill *f, bool words) {
     status st = OK;
     plan *p = NULL;
     char key[512];
+    double begun = os_seconds();
     key_of(f, f->kept ? "step with kept" : "step", key);
     TRY(engine_plan(f->m->im, key, record, f, &p));
     TRY(grid_write_sight(f->m, p, &f->rows, NULL));
     TRY(write_fixed(f, p, f->row, f->rows.n));
     for (int i = 0; i < f->plan.n_calls; i++) {
         const sampler_call *c = &f->plan.call[i];
-        if (f->p->step && !f->p->step(f->p->ctx, i, f->plan.n_calls)) TRY(fail(E_CANCELLED, "stopped"));
+        engine_progress(f->m->im, IMAGO_SAMPLING, i, f->plan.n_calls, begun);
         for (int k = 0; c->mix.noise != 0 && k < f->n_made; k++)
             TRY(latent_noise(f->m->im, &f->gen[f->made[k]], f->p->h, f->p->w, f->noise + f->one * (size_t)f->made[k]));
         TRY(evaluate(f, p, c->at));
         guess_x0(f, words, c->at);
         mix(f, &c->mix);
     }
-    if (f->p->step) f->p->step(f->p->ctx, f->plan.n_calls, f->plan.n_calls);
+    engine_progress(f->m->im, IMAGO_SAMPLING, f->plan.n_calls, f->plan.n_calls, begun);
 out:
     return st;
 }

@@ -21,4 +21,5 @@ typedef struct positionals { const char *usage, **value; int min, max, n; } posi
 status cli_parse(const command *c, int argc, char **argv, const option *o, int n, positionals *args, bool *help);
 int    cli_fail(status st);                       /* one line to stderr; the process's exit code */
 const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/.cache/imago, NULL if neither */
+int    cli_eval_grid(int argc, char **argv);      /* eval_grid.c: imago eval grid */
 extern const command commands[];

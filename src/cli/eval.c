@@ -125,8 +125,9 @@ static status check(eval_command *c, const positionals *args) {
 int cmd_eval(int argc, char **argv) {
     static const command self = {"eval",
                                  "Measures morphs: how long and how even the way from frame to "
-                                 "frame is, and how true its ends are.",
+                                 "frame is, and how true its ends are. Grids: imago eval grid --help.",
                                  NULL};
+    if (argc > 1 && strcmp(argv[1], "grid") == 0) return cli_eval_grid(argc - 1, argv + 1);
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));
     c->judge = default_judge, c->device = "auto", c->fit = "crop";

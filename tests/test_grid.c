@@ -323,6 +323,42 @@ static void test_file(void) {
     REQUIRE(remove(path) == 0 && remove(bad) == 0);
 }
 
+/* Whole fills as diffusers' network makes them (make_grid.py), in both geometries. */
+static void test_golden(void) {
+    static const struct { const char *name; grid_sight sight; float ref, cfg; const char *prompt; int seed, steps; } cases[] = {
+        {"given", GRID_SEES_GIVEN, 1.5f, 3, "a red fox", 5, 4}, {"all", GRID_SEES_ALL, 1.5f, 3, "a red fox", 5, 4},
+        {"own", GRID_SEES_OWN, 1.5f, 3, "a red fox", 5, 4}, {"plain", GRID_SEES_GIVEN, 1, 0, NULL, 6, 8}};
+    static const grid_role roles[CELLS] = {GRID_EX_IN, GRID_EX_OUT, GRID_QUERY, GRID_OUT};
+    char path[1024], name[32];
+    imago *im = NULL;
+    grid_model *m = NULL;
+    safetensors *f = NULL;
+    snprintf(path, sizeof path, "%s/pipelines/sd2", g_golden);
+    REQUIRE_OK((status)imago_open(&IMAGO_OPEN(.model = path, .device = g_device, .precision = "f32", .threads = 1), &im));
+    snprintf(path, sizeof path, "%s/grid_adapter.safetensors", g_golden);
+    REQUIRE_OK(grid_model_open(im, path, &m));
+    snprintf(path, sizeof path, "%s/grid.safetensors", g_golden);
+    REQUIRE_OK(safetensors_open(path, &f));
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (int geometry = 0; geometry < GRID_GEOMETRY_COUNT; geometry++) {
+            grid_fill_params p = {.rows = 2, .cols = 2, .h = H, .w = H, .steps = cases[i].steps, .guidance = cases[i].cfg, .ref_guidance = cases[i].ref,
+                                  .seed = (uint64_t)cases[i].seed, .geometry = (grid_geometry)geometry, .made = {[3] = true}, .prompt = {[3] = cases[i].prompt}};
+            memcpy(p.role, roles, sizeof roles);
+            REQUIRE_OK(grid_model_forget(m));
+            m->o.sight = cases[i].sight;
+            safetensor_read_f32(safetensors_find(f, "z"), g_z);
+            REQUIRE_OK(grid_fill(m, &p, g_z, NULL));
+            snprintf(name, sizeof name, "%s.made", cases[i].name);
+            safetensor_read_f32(safetensors_find(f, name), g_y);
+            double off = furthest(g_z + 3 * ONE, g_y, ONE);
+            printf("golden %s, %s: off by %.2g\n", cases[i].name, geometry ? "canvas" : "batch", off);
+            REQUIRE(off < 5e-5);
+        }
+    safetensors_close(f);
+    grid_model_destroy(m);
+    imago_close(im);
+}
+
 static void same_picture(const imago_picture *a, const imago_picture *b) {
     REQUIRE(a->width == b->width && memcmp(a->rgb, b->rgb, (size_t)(a->width * a->height) * 3) == 0);
 }
@@ -389,6 +425,59 @@ static void test_loss(void) {
         grid_batch_destroy(&b);
         grid_model_destroy(m);
     }
+}
+
+/* What the corpus gives: the same for the same number, an answer that is never a picture given, and all that was asked for. */
+static void test_data(void) {
+    enum { DRAWN = 120 };
+    char path[1024];
+    grid_source *s = NULL;
+    compose_work *w = NULL;
+    grid_sample a, b;
+    grid_task task;
+    uint8_t *x = mem_alloc(COMPOSE_RGB_BYTES * CELLS), *y = mem_alloc(COMPOSE_RGB_BYTES * CELLS);
+    int kinds[GRID_KINDS] = {0}, own = 0, blind = 0, told = 0;
+    double weight[GRID_KINDS];
+    REQUIRE(grid_source_layouts("edit,,effect", weight) == E_USAGE && grid_source_layouts("", weight) == E_USAGE);
+    REQUIRE_OK(grid_source_layouts("recon1,edit", weight));
+    REQUIRE(weight[0] == 1 && weight[1] == 0 && weight[2] == 0 && weight[3] == 1);
+    snprintf(path, sizeof path, "%s/corpus", g_golden);
+    grid_source_params p = {.folder = path, .seed = 3};
+    REQUIRE(grid_source_open(&p, &s) == E_USAGE && !s);
+    for (int i = 0; grid_layout_at(i); i++) p.weight[i] = 1;
+    REQUIRE_OK(grid_source_open(&p, &s));
+    REQUIRE_OK(compose_work_create(&w));
+    for (uint64_t i = 0; i < DRAWN; i++) {
+        REQUIRE_OK(grid_source_draw(s, i, w, x, &a));
+        if (i % 10 == 0) {
+            REQUIRE_OK(grid_source_draw(s, i, w, y, &b));
+            REQUIRE(a.layout == b.layout && memcmp(x, y, COMPOSE_RGB_BYTES * CELLS) == 0 && strcmp(a.text[3].text, b.text[3].text) == 0);
+        }
+        for (int k = 0; grid_layout_at(k); k++) kinds[k] += grid_layout_at(k) == a.layout;
+        for (int k = 0; k < CELLS; k++)
+            for (int q = 0; q < CELLS; q++) {
+                bool same = memcmp(x + COMPOSE_RGB_BYTES * (size_t)k, x + COMPOSE_RGB_BYTES * (size_t)q, COMPOSE_RGB_BYTES) == 0;
+                if (q != k && a.layout->made[k] && !a.layout->made[q] && same) printf("grid %d %s: cell %d is cell %d\n", (int)i, a.layout->name, k, q);
+                REQUIRE(!(q != k && a.layout->made[k] && !a.layout->made[q]) || !same);
+            }
+        for (int k = 0; k < CELLS; k++) REQUIRE(a.text[k].used > 5);
+    }
+    for (int k = 0; grid_layout_at(k); k++) REQUIRE(kinds[k] > 5);
+    for (uint64_t i = 0; i < 2000; i++) {
+        int n_made = 0, n_dropped = 0;
+        grid_draw_task(1, i, grid_layout_find("recon3"), &task);
+        for (int k = 0; k < CELLS; k++) n_made += task.made[k], n_dropped += task.dropped[k], REQUIRE(!task.made[k] || !task.dropped[k]);
+        REQUIRE(n_made >= 1);
+        own += n_made == 1 && task.made[3], blind += n_made < CELLS && n_dropped == CELLS - n_made, told += task.words;
+    }
+    REQUIRE(own > 1400 && own < 1700 && blind > 150 && blind < 320 && told > 1730 && told < 1870);
+    char name[4];
+    REQUIRE(grid_cell_find(2, 2, "br") == 3 && grid_cell_find(2, 3, "bm") == 4 && grid_cell_find(1, 2, "l") == 0 && grid_cell_find(1, 2, "tl") == -1 && grid_cell_find(3, 3, "tl") == -1);
+    REQUIRE(strcmp(grid_cell_name(2, 3, 1, name), "tm") == 0 && strcmp(grid_cell_name(1, 3, 2, name), "r") == 0);
+    compose_work_destroy(w);
+    grid_source_close(s);
+    mem_free(x);
+    mem_free(y);
 }
 
 /* A network of its own that is trained whole, for what random weights cannot show. It tells x0. */
@@ -527,6 +616,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     int64_t live = mem_live();
     open_model();
+    test_golden();
     test_base();
     test_geometries();
     test_extension();
@@ -534,6 +624,7 @@ int main(int argc, char **argv) {
     test_untouched();
     test_file();
     test_loss();
+    test_data();
     if (strcmp(g_device, "cpu") == 0) { /* training takes too long on a software driver */
         test_by_heart();
         test_subjects();

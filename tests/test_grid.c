@@ -437,10 +437,10 @@ static void test_data(void) {
     grid_task task;
     uint8_t *x = mem_alloc(COMPOSE_RGB_BYTES * CELLS), *y = mem_alloc(COMPOSE_RGB_BYTES * CELLS);
     int kinds[GRID_KINDS] = {0}, own = 0, blind = 0, told = 0;
-    double weight[GRID_KINDS];
-    REQUIRE(grid_source_layouts("edit,,effect", weight) == E_USAGE && grid_source_layouts("", weight) == E_USAGE);
-    REQUIRE_OK(grid_source_layouts("recon1,edit", weight));
-    REQUIRE(weight[0] == 1 && weight[1] == 0 && weight[2] == 0 && weight[3] == 1);
+    double share[GRID_KINDS];
+    REQUIRE(grid_source_layouts("edit,,effect", share) == E_USAGE && grid_source_layouts("", share) == E_USAGE);
+    REQUIRE_OK(grid_source_layouts("recon1,edit", share));
+    REQUIRE(share[0] == 1 && share[1] == 0 && share[2] == 0 && share[3] == 1);
     snprintf(path, sizeof path, "%s/corpus", g_golden);
     grid_source_params p = {.folder = path, .seed = 3};
     REQUIRE(grid_source_open(&p, &s) == E_USAGE && !s);
@@ -466,7 +466,10 @@ static void test_data(void) {
     for (uint64_t i = 0; i < 2000; i++) {
         int n_made = 0, n_dropped = 0;
         grid_draw_task(1, i, grid_layout_find("recon3"), &task);
-        for (int k = 0; k < CELLS; k++) n_made += task.made[k], n_dropped += task.dropped[k], REQUIRE(!task.made[k] || !task.dropped[k]);
+        for (int k = 0; k < CELLS; k++) {
+            n_made += task.made[k], n_dropped += task.dropped[k];
+            REQUIRE(!task.made[k] || !task.dropped[k]);
+        }
         REQUIRE(n_made >= 1);
         own += n_made == 1 && task.made[3], blind += n_made < CELLS && n_dropped == CELLS - n_made, told += task.words;
     }

@@ -167,6 +167,38 @@ static void test_wrong(void) {
     REQUIRE(says("make no grids"));
 }
 
+/* Numbers that must be what they are whatever the network paints. */
+static void test_eval(void) {
+    char args[1400];
+    const char *judge = "assets/squeezenet/squeezenet_v1.0.safetensors";
+    static const char tasks[] = "style_from\tstyle_to\tref_key\tref_name\tquery_key\tquery_name\n3d\tflat\t1f98a\tfox\t1fad6\tteapot\nline\tnoto\t1f34e\tapple\t1fad6\tteapot\n";
+    REQUIRE_OK(file_write_atomic(in_dir("tasks.tsv"), tasks, strlen(tasks)));
+    REQUIRE_OK(file_write_atomic(in_dir("bad.tsv"), "x\n3d\toil\t1f98a\tfox\t1fad6\tteapot\n", 36));
+    snprintf(args, sizeof args, "-m %%m -g g.safetensors --data %%d --tasks tasks.tsv --steps 1 --judge '%s/../../%s' -o report --json", golden, judge);
+    REQUIRE_EQ(run_as("eval grid", args), 0);
+    const char *begin = strchr(out, '{');
+    json *j = NULL;
+    REQUIRE(begin && json_parse(begin, (size_t)(strrchr(out, '}') - begin) + 1, "report", &j) == OK);
+    REQUIRE_EQ(cJSON_GetObjectItem(j, "tasks")->valueint, 2);
+    const cJSON *query = cJSON_GetObjectItem(j, "the query"), *filled = cJSON_GetObjectItem(j, "filled");
+    REQUIRE(query && filled && cJSON_GetObjectItem(query, "style")->valuedouble == 0); /* the query is in the other style */
+    REQUIRE(cJSON_GetObjectItem(filled, "pixels")->valuedouble > 0.05 && cJSON_GetObjectItem(filled, "features")->valuedouble > 0.05);
+    json_free(j);
+    image im = {0};
+    REQUIRE_OK(image_load(in_dir("report/tasks.png"), &im));
+    REQUIRE(im.w > 7 * 64 && im.h > 2 * 64 && os_file_exists(in_dir("report/eval.json")));
+    image_free(&im);
+    REQUIRE_EQ(run_as("eval grid", args), 2);
+    REQUIRE(says("report/eval.json is there already") && one_line());
+    snprintf(args, sizeof args, "-m %%m -g g.safetensors --data %%d --tasks bad.tsv --judge '%s/../../%s'", golden, judge);
+    REQUIRE_EQ(run_as("eval grid", args), 1);
+    REQUIRE(says("bad.tsv:2") && one_line());
+    REQUIRE_EQ(run_as("eval grid", "-m %m --data %d"), 2);
+    REQUIRE(says("no grid adapter") && one_line());
+    REQUIRE_EQ(run_as("eval grid", "-m %m -g g.safetensors"), 2);
+    REQUIRE(says("no data") && one_line());
+}
+
 int main(int argc, char **argv) {
     REQUIRE(argc == 3 && mkdtemp(dir));
     exe = argv[1], golden = argv[2];
@@ -175,6 +207,7 @@ int main(int argc, char **argv) {
     test_resume();
     test_files();
     test_wrong();
+    test_eval();
     char rm[64];
     snprintf(rm, sizeof rm, "rm -r %s", dir);
     REQUIRE_EQ(system(rm), 0);

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #define FLAT_GROUND 0.5  /* share of views on a named colour */
+#define CHROMA      0.15 /* below: nothing that a turned hue would change */
 #define TRIES       32   /* for a second thing */
 enum { EDIT, EFFECT, RECON3, RECON1, COMPOSE };
 
@@ -101,11 +102,10 @@ static status apply(compose_work *w, change c) {
 static status show(const grid_source *s, compose_work *w, const cell *c, uint8_t *rgb) {
     status st = OK;
     static const draw_rect whole = {0, 0, SIDE, SIDE};
-    int ground = c->change.kind == GROUND ? c->change.amount : c->ground;
     TRY(corpus_decode(s->c, c->picture, w->rgba));
     TRY(apply(w, c->change));
     draw_prepare(w);
-    draw_fill(w, whole, caption_colors[ground].rgb);
+    draw_fill(w, whole, caption_colors[c->ground].rgb);
     draw_picture(w, whole, (draw_place){c->scale, c->x, c->y, c->mirror});
     draw_finish(w, rgb);
 out:
@@ -157,8 +157,23 @@ static bool choose_effect(lots l, cell k[4]) {
         k[c].picture = corpus_trained(l.s->c, c / 2 ? b : a, from);
         if (made.kind == SHADOW || made.kind == OUTLINE) k[c].scale = 0.85f; /* room for what is added */
         if (c % 2) k[c].change = made;
+        if (c % 2 && made.kind == GROUND) k[c].ground = made.amount;
     }
     return true;
+}
+
+/* A hue can only be turned where there is one. */
+static status check_hue(const grid_source *s, compose_work *w, cell k[4]) {
+    status st = OK;
+    if (k[1].change.kind != TURNED_HUE) return OK;
+    for (int c = 0; c < 4; c += 2) {
+        draw_hue now;
+        TRY(corpus_decode(s->c, k[c].picture, w->rgba));
+        draw_measure_hue(w, &now);
+        if ((double)now.chroma < CHROMA) k[1].change = k[3].change = (change){ROTATED, 1};
+    }
+out:
+    return st;
 }
 
 /* Four pictures of a thing: in four styles, or in one on grounds and at places of their own. */
@@ -229,6 +244,7 @@ status grid_source_draw(const grid_source *s, uint64_t sample, compose_work *w, 
     *out = (grid_sample){.layout = grid_layout_at(kind)};
     if (kind == COMPOSE) return draw_compose(l, w, rgb, out);
     bool good = kind == EDIT ? choose_edit(l, k) : kind == EFFECT ? choose_effect(l, k) : choose_views(l, k);
+    if (kind == EFFECT && good) TRY(check_hue(s, w, k));
     if (!good) choose_views(l, k), out->layout = grid_layout_find("recon3"); /* a thing with no partner */
     for (int c = 0; c < 4; c++) {
         TRY(show(s, w, &k[c], rgb + COMPOSE_RGB_BYTES * (size_t)c));

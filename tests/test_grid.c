@@ -319,6 +319,19 @@ static void test_file(void) {
         mem_free(t);
     }
     safetensors_close(f);
+    int failed = 0;
+    for (int64_t n = 1;; n += n / 6 + 1) { /* whatever fails, nothing stays behind */
+        int64_t live = mem_live();
+        fault_arm(n);
+        status st = grid_model_open(g_im, path, &again);
+        fault_arm(0);
+        if (st == OK) break;
+        failed++;
+        REQUIRE(!again && error_message()[0] && mem_live() <= live);
+    }
+    printf("opening a file: %d of its steps made to fail\n", failed);
+    REQUIRE(failed > 10);
+    grid_model_destroy(again);
     error_clear();
     REQUIRE(remove(path) == 0 && remove(bad) == 0);
 }
@@ -401,6 +414,8 @@ static void test_loss(void) {
         float loss;
         batch_of(m, 2, &b);
         b.task[1].made[0] = true; /* two cells of the second grid */
+        b.task[0].layout = b.task[1].layout = grid_layout_find("edit");
+        b.task[1].dropped[2] = true;
         for (size_t i = 0; i < (size_t)N * ONE; i++) b.z[i] = number(4, i);
         tensor *l = grid_loss(m, g, &b.rows, &y);
         graph_backward(g, l, op_fill(g, DT_F32, SHAPE(1), 1), &y, 1, &dy, false);
@@ -421,6 +436,14 @@ static void test_loss(void) {
             REQUIRE_EQ(b.t[i] > 0, made || noised);
             REQUIRE(fabs((double)b.weight[i] - (made ? i < CELLS ? 4 : 2 : 0)) < 1e-6);
         }
+        for (int i = 0; i < N; i++) /* what is made is shown the query, unless that is dropped; the rest itself */
+            for (int k = 0; k < H * H; k++) {
+                bool made = b.task[i / CELLS].made[i % CELLS];
+                const float *seen = b.seen + (i * H * H + k) * (C + 1), *from = b.z + ((made ? i - 1 : i) * H * H + k) * C;
+                bool shown = !made || i == 3;
+                for (int c = 0; c < C; c++) REQUIRE(seen[c] == (shown ? from[c] : 0));
+                REQUIRE(seen[C] == (made ? 1 : 0));
+            }
         plan_destroy(p);
         grid_batch_destroy(&b);
         grid_model_destroy(m);

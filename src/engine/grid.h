@@ -68,13 +68,17 @@ typedef struct grid_rows {
     bool keep;                             /* keys of all entries are kept */
 } grid_rows;
 /* Records the network on x [n, h, w, C] T -> f32 [n, h, w, C]. Inputs, all f32: "t" [n], "traits" [n, GRID_TRAITS],
- * "seen" [n, h, w, C + 1] (the picture where it is given, and 1 where it is to be made), "context" [n, tokens, D], and
+ * "seen" [n, h, w, C + 1] (the picture of grid_seen, and 1 where one is to be made), "context" [n, tokens, D], and
  * with banks "bank0" ... [n]; the rest is written by grid_write_sight. */
 tensor *grid_network(grid_model *m, graph *g, const grid_rows *r, tensor *x);
 /* now [n][columns]: a part of r->sees; NULL = all of it. Once per plan, and again where it changes. */
 status grid_write_sight(const grid_model *m, plan *p, const grid_rows *r, const bool *now);
 /* May an entry see another one of its grid? */
 bool   grid_may_see(grid_sight sight, bool from_made, bool to_made, bool same);
+/* Whose picture the network is shown in a cell's own channels: its own where it is given; where an OUT or EX_OUT is made, that of
+ * the QUERY or EX_IN which it lies on, pixel by pixel, if that is given: attention is coarse and would have to learn where
+ * everything goes (Brooks et al. 2023 join the picture to be edited in the same way). -1 = none. */
+int    grid_seen(const grid_role role[GRID_MAX_CELLS], const bool made[GRID_MAX_CELLS], int cells, int cell);
 /* Row of "traits", and of the banks. */
 void   grid_traits(const grid_options *o, grid_role role, int slot, float out[GRID_TRAITS]);
 int    grid_bank_of(int slot, bool made);

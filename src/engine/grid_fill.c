@@ -138,10 +138,12 @@ static status write_fixed(const fill *f, plan *p, const row *r, int n) {
     float traits[MAX_ROWS * GRID_TRAITS], strength[MAX_ROWS];
     for (int i = 0; i < n; i++) {
         float *seen = f->seen + (size_t)i * (f->one / (size_t)f->c) * (size_t)(f->c + 1);
-        const float *z = f->z + f->one * (size_t)r[i].cell;
+        int from = grid_seen(f->p->role, f->p->made, f->cells, r[i].cell);
+        bool shown = from >= 0 && (r[i].given || r[i].pass != PASS_NOTHING);
+        const float *z = f->z + f->one * (size_t)MAX(from, 0);
         grid_traits(&f->m->o, f->p->role[r[i].cell], r[i].cell, traits + i * GRID_TRAITS);
         for (size_t k = 0; k < f->one / (size_t)f->c; k++) {
-            for (int c = 0; c < f->c; c++) *seen++ = r[i].given ? z[k * (size_t)f->c + (size_t)c] : 0;
+            for (int c = 0; c < f->c; c++) *seen++ = shown ? z[k * (size_t)f->c + (size_t)c] : 0;
             *seen++ = r[i].given ? 0 : 1;
         }
     }

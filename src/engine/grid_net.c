@@ -26,6 +26,15 @@ void grid_traits(const grid_options *o, grid_role role, int slot, float out[GRID
     if (o->slots) out[GRID_ROLE_COUNT + slot] = 1;
 }
 
+int grid_seen(const grid_role role[GRID_MAX_CELLS], const bool made[GRID_MAX_CELLS], int cells, int cell) {
+    if (!made[cell]) return cell;
+    if (role[cell] != GRID_OUT && role[cell] != GRID_EX_OUT) return -1;
+    grid_role from = role[cell] == GRID_OUT ? GRID_QUERY : GRID_EX_IN;
+    for (int i = 0; i < cells; i++)
+        if (role[i] == from && !made[i]) return i;
+    return -1;
+}
+
 int grid_bank_of(int slot, bool made) { return made ? 2 : slot % 2; }
 
 /* ---- as a batch ---- */

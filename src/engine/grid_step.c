@@ -89,8 +89,10 @@ static void settle_cell(const grid_model *m, grid_batch *b, int g, int k, const 
     b->weight[i] = made ? (float)b->cells / (float)n_made : 0; /* a grid counts the same, however many of its cells are made */
     grid_traits(&m->o, task->layout->role[k], k, b->traits + i * GRID_TRAITS);
     float *seen = b->seen + i * (b->one / c) * (c + 1);
+    int from = grid_seen(task->layout->role, task->made, b->cells, k);
+    bool shown = from == k || (from >= 0 && !task->dropped[from]);
     for (size_t p = 0; p < b->one / c; p++, seen += c + 1) {
-        for (size_t q = 0; q < c; q++) seen[q] = made ? 0 : b->z[i * b->one + p * c + q];
+        for (size_t q = 0; q < c; q++) seen[q] = shown ? b->z[(size_t)(g * b->cells + from) * b->one + p * c + q] : 0;
         seen[c] = made;
     }
     bool *now = b->sees + (size_t)b->rows.n * (size_t)b->rows.n + i * (size_t)b->rows.n;

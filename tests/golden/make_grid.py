@@ -83,7 +83,8 @@ def call(cells, x, t, sees, words):
         traits[i, roles[c]] = traits[i, ROLES + c] = 1
         rows.append(x if made[c] else z[c])
         hole = torch.ones(1, 8, 8).double() if made[c] else torch.zeros(1, 8, 8).double()
-        seen.append(torch.cat([z[c] * (1 - hole), hole]))
+        shown = z[2] * (n > 1) if made[c] else z[c]  # what is made is shown the query, but where nothing is given
+        seen.append(torch.cat([shown, hole]))
         times.append(t if made[c] else 0)
     state.update(traits=traits, sees=sees)
     context = torch.stack([encode(words if made[c] else "") for c in cells])

@@ -109,6 +109,27 @@ int imago_morph_count(const imago_morph_params *p);
  * fitted to the size. Progress of IMAGO_SAMPLING counts network evaluations of one frame, over all pictures. */
 imago_status imago_morph(imago *im, const imago_morph_params *p, imago_picture **out);
 
+/* ---- grid: pictures that belong together, some given, the others made of them ---- */
+#define IMAGO_GRID_CELLS 6
+typedef struct imago_grid_params {
+    const char *adapter; float strength;           /* a file of imago train-grid, and how much of it; 1 */
+    int rows, cols;                                /* 1x2 to 2x3 */
+    const char *layout;                            /* what the cells are to each other: edit, effect, recon3, recon1, compose; NULL = by what is given */
+    const imago_picture *cell[IMAGO_GRID_CELLS];   /* row by row; NULL = to be made */
+    const char *source[IMAGO_GRID_CELLS];          /* where these come from, for the made pictures' texts; NULL */
+    const char *prompt[IMAGO_GRID_CELLS], *negative; /* of cells that are made; NULL = no words */
+    int width, height;                             /* of a cell, px; 0 = what the model was trained at */
+    bool pad;                                      /* given pictures of another shape: pad with white, else cut to the middle */
+    int steps; const char *sampler;                /* 0 = 20; NULL = ddim */
+    float guidance;                                /* of the words */
+    float ref_strength;                            /* of the given cells: 0 = they are ignored, 1 = as learned, above: pushed */
+    uint64_t seed;                                 /* cell i starts from the noise of seed + i */
+    bool canvas;                                   /* the same function, computed as one tiled picture */
+} imago_grid_params;
+#define IMAGO_GRID(...) (imago_grid_params){.strength = 1, .rows = 2, .cols = 2, .guidance = 4, .ref_strength = 1.5f, __VA_ARGS__}
+/* *out: rows * cols pictures (imago_free_pictures), given ones fitted to the size. The adapter touches nothing else that im makes. */
+imago_status imago_grid(imago *im, const imago_grid_params *p, imago_picture **out);
+
 /* Where the time of the last imago_generate or imago_morph went, and the memory. */
 typedef struct imago_report {
     double load_s, text_s, encode_s, sample_s, decode_s, seconds_per_step; int steps, evaluations;

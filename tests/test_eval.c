@@ -167,6 +167,15 @@ static void test_features(judge *j) {
         if (!near(d, want, 2e-5 * want)) printf("distance %.9g, expected %.9g\n", d, want);
         REQUIRE(want > 0.05 && want < 2 && near(d, want, 2e-5 * want) && near(d, back, 1e-6));
         REQUIRE(none == 0);
+        float *u = NULL, *v = NULL;
+        int64_t n = 0, m = 0;
+        double sum = 0; /* as vectors: the same distance */
+        REQUIRE_OK(judge_features(j, &a, &u, &n));
+        REQUIRE_OK(judge_features(j, &b, &v, &m));
+        REQUIRE(n == m && n > 1000);
+        for (int64_t k = 0; k < n; k++) sum += ((double)u[k] - (double)v[k]) * ((double)u[k] - (double)v[k]);
+        REQUIRE(near(sum, want, 2e-5 * want));
+        mem_free(u), mem_free(v);
         image_free(&a), image_free(&b);
     }
     params_fini(&net);

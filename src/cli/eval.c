@@ -159,14 +159,15 @@ int cmd_eval(int argc, char **argv) {
         int (*run)(int argc, char **argv);
     } others[] = {{"base", cmd_eval_base},
                   {"adapter", cmd_eval_adapter},
-                  {"personalize", cmd_eval_personalize}};
+                  {"personalize", cmd_eval_personalize},
+                  {"grid", cmd_eval_grid}};
     for (size_t i = 0; argc > 1 && i < ARRAY_LEN(others); i++)
         if (strcmp(argv[1], others[i].name) == 0) return others[i].run(argc - 1, argv + 1);
     char judge_path[1200];
     static const command self = {"eval",
                                  "Measures morphs: how long and how even the way from frame to "
                                  "frame is, and how true its ends are. See also --help of imago "
-                                 "eval base, adapter, personalize.",
+                                 "eval base, adapter, personalize, grid.",
                                  NULL};
     eval_command *c = mem_zalloc(sizeof *c);
     if (!c) return cli_fail(fail(E_HOST_MEMORY, "no host memory to begin"));

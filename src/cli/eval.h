@@ -6,3 +6,4 @@
 int cmd_eval_base(int argc, char **argv);        /* argv[0]: "base" */
 int cmd_eval_adapter(int argc, char **argv);     /* argv[0]: "adapter" */
 int cmd_eval_personalize(int argc, char **argv); /* argv[0]: "personalize" */
+int cmd_eval_grid(int argc, char **argv);        /* argv[0]: "grid" */

@@ -33,6 +33,8 @@ status judge_open(device *d, const char *weights, judge **out);
 void   judge_close(judge *j);
 /* RGB pictures of one size, no side below JUDGE_MIN_SIDE.   errors  those of a plan */
 status judge_distance(judge *j, const image *a, const image *b, double *d);
+/* One picture as a vector: the squared distance of two is their feature distance. *out: n values, mem_alloc'ed. For one picture among many. */
+status judge_features(judge *j, const image *a, float **out, int64_t *n);
 
 /* What a picture shows, wherever in it: means over positions of fire5 ... fire9's features, each tap of length 1 and all of it
  * too. The dot product of two is their likeness, up to 1. Features are never negative, so unlike pictures are not near 0. */

@@ -10,8 +10,10 @@ static const float silent = 1e-10f; /* beside lengths of tens: divides a vector 
 
 struct judge {
     params net;
-    plan *p, *embed;
-    int w, h;             /* that p is for */
+    plan *p, *one, *embed; /* two pictures -> distance; one -> features, and what it shows */
+    int w, h;              /* that p is for */
+    int one_w, one_h;
+    int64_t n; /* features of one */
     int embed_w, embed_h; /* that embed is for */
 };
 
@@ -42,14 +44,20 @@ status judge_open(device *d, const char *weights, judge **out) {
 void judge_close(judge *j) {
     if (!j) return;
     plan_destroy(j->p);
+    plan_destroy(j->one);
     plan_destroy(j->embed);
     params_fini(&j->net);
     mem_free(j);
 }
 
+/* Every position's channels as a vector of length 1. */
+static tensor *unit_features(graph *g, tensor *f) {
+    return op_div(g, f, op_affine(g, op_norm2(g, f, 1u << 3), 1.0f, silent));
+}
+
 /* f [2, h, w, C] -> [1, 1, 1, 1]: mean over positions of the squared distance of unit vectors */
 static tensor *layer_distance(graph *g, tensor *f) {
-    tensor *unit = op_div(g, f, op_affine(g, op_norm2(g, f, 1u << 3), 1.0f, silent));
+    tensor *unit = unit_features(g, f);
     tensor *off = op_sub(g, op_slice(g, unit, 0, 0, 1), op_slice(g, unit, 0, 1, 2));
     return op_scale(g, op_mean(g, op_square(g, off), DIMS_ALL), (float)f->s.d[3]);
 }
@@ -108,7 +116,7 @@ static status prepare_embed(judge *j, int w, int h) {
     squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(1, h, w, 3)), tap);
     for (int i = EMBED_FROM; i < SQUEEZENET_TAPS; i++) {
         tensor *mean = op_mean(g, tap[i], 1u << 1 | 1u << 2);
-        tensor *unit = op_div(g, mean, op_affine(g, op_norm2(g, mean, 1u << 3), 1.0f, silent));
+        tensor *unit = unit_features(g, mean);
         all = all ? op_concat(g, 3, all, unit) : unit;
     }
     graph_output(g, op_scale(g, all, 1 / sqrtf(SQUEEZENET_TAPS - EMBED_FROM)), "v");
@@ -128,6 +136,51 @@ status judge_embed(judge *j, const image *im, float v[JUDGE_EMBED]) {
     TRY(plan_run(j->embed, NULL, NULL));
     TRY(plan_read_f32(j->embed, "v", v));
 out:
+    mem_free(x);
+    return st;
+}
+
+static status prepare_one(judge *j, int w, int h) {
+    tensor *tap[SQUEEZENET_TAPS];
+    if (j->one && j->one_w == w && j->one_h == h) return OK;
+    assert(w >= JUDGE_MIN_SIDE && h >= JUDGE_MIN_SIDE);
+    plan_destroy(j->one);
+    j->one = NULL;
+    graph *g = graph_create(j->net.dev);
+    if (!g) return fail(E_HOST_MEMORY, "no host memory for a graph");
+    nn m = {g, &j->net, NULL};
+    squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(1, h, w, 3)), tap);
+    j->n = 0;
+    for (int i = 0; i < SQUEEZENET_TAPS; i++) {
+        double positions = (double)(tap[i]->s.d[1] * tap[i]->s.d[2]);
+        int64_t count = tensor_count(tap[i]);
+        tap[i] = op_scale(g, unit_features(g, tap[i]), (float)sqrt(1 / (positions * SQUEEZENET_TAPS)));
+        tap[i] = op_reshape(g, tap[i], count);
+        j->n += count;
+    }
+    tensor *all = op_concat_(g, tap, 5, 0, HERE), *rest = op_concat_(g, tap + 5, SQUEEZENET_TAPS - 5, 0, HERE);
+    graph_output(g, op_concat(g, 0, all, rest), "features");
+    j->one_w = w, j->one_h = h;
+    return graph_compile(g, NULL, &j->one);
+}
+
+status judge_features(judge *j, const image *a, float **out, int64_t *n) {
+    status st = OK;
+    float *x = NULL;
+    assert(a->channels == 3);
+    size_t count = (size_t)a->w * (size_t)a->h * 3;
+    *out = NULL;
+    TRY(prepare_one(j, a->w, a->h));
+    x = mem_alloc(count * sizeof *x);
+    *out = mem_alloc((size_t)j->n * sizeof **out);
+    if (!x || !*out) TRY(fail(E_HOST_MEMORY, "no host memory for a picture of %d x %d", a->w, a->h));
+    for (size_t i = 0; i < count; i++) x[i] = image_unit(a->px[i]);
+    TRY(plan_write(j->one, "x", x));
+    TRY(plan_run(j->one, NULL, NULL));
+    TRY(plan_read_f32(j->one, "features", *out));
+    *n = j->n;
+out:
+    if (st != OK) mem_free(*out), *out = NULL;
     mem_free(x);
     return st;
 }

@@ -67,21 +67,25 @@ static tensor *resblock(pass *p, const char *name, tensor *x, int level) {
     return nn_resblock(p->m, name, x, p->emb, p->c->block_out_channels[level], p->c->norm_num_groups, p->c->norm_eps);
 }
 
-static tensor *time_embed(nn *m, const unet_config *c, tensor *t, tensor *guidance, dtype type) {
+static tensor *time_embed(nn *m, const unet_config *c, tensor *t, tensor *guidance, tensor *more, dtype type) {
     int ch = c->block_out_channels[0];
     tensor *e = op_cast(m->g, op_time_embedding(m->g, t, ch, c->flip_sin_to_cos, c->freq_shift), type);
     if (guidance) e = nn_linear_add(m, "time_embedding.cond_proj", guidance, ch, false, e);
     e = op_silu(m->g, nn_linear(m, "time_embedding.linear_1", e, 4 * ch, true));
-    return op_silu(m->g, nn_linear(m, "time_embedding.linear_2", e, 4 * ch, true));
+    return op_silu(m->g, nn_linear_add(m, "time_embedding.linear_2", e, 4 * ch, true, more));
 }
 
 tensor *unet_denoise(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance) {
+    return unet_denoise_more(m, c, x, t, text, guidance, &(unet_more){0});
+}
+
+tensor *unet_denoise_more(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance, const unet_more *more) {
     graph *g = m->g;
     tensor *skip[UNET_MAX_SKIPS];
     int n_skip = 0, last = c->levels - 1;
     if (!fits(g, c)) return x;
-    pass p = {m, c, text, time_embed(m, c, t, guidance, x->dtype), 0};
-    tensor *h = skip[n_skip++] = nn_conv2d(m, "conv_in", x, c->block_out_channels[0], 3, 1, 1);
+    pass p = {m, c, text, time_embed(m, c, t, guidance, more->time, x->dtype), 0};
+    tensor *h = skip[n_skip++] = nn_conv2d_add(m, "conv_in", x, c->block_out_channels[0], 3, 1, 1, more->input);
     for (int l = 0; l < c->levels; l++) {
         graph_segment(g, nn_path(m, "down.%d", l));
         for (int i = 0; i < c->layers_per_block; i++) {

@@ -36,6 +36,10 @@ typedef struct unet_text {
  *   errors  E_UNSUPPORTED for a config out of the limits above; E_SHAPE
  *   source  Rombach et al. 2022; diffusers UNet2DConditionModel */
 tensor *unet_denoise(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance);
+/* The same network told more than it was made for: added to what conv_in makes of x, and to the time embedding before its last
+ * activation. Zeros, or NULL, leave it as it was. An extended conv_in, [O, in + more, 3, 3], is a convolution added to the old one. */
+typedef struct unet_more { tensor *input; tensor *time; } unet_more; /* [N, H, W, block_out_channels[0]] T; [N, 4 block_out_channels[0]] T */
+tensor *unet_denoise_more(nn *m, const unet_config *c, tensor *x, tensor *t, const unet_text *text, tensor *guidance, const unet_more *more);
 /* Records the key and value projections of every cross-attention layer into k and v [UNET_MAX_ATTENTIONS]; returns how
  * many there are. */
 int unet_context(nn *m, const unet_config *c, tensor *context, tensor **k, tensor **v);

@@ -18,6 +18,29 @@ static tensor *project_mean(nn *m, const char *name, tensor *y, tensor *residual
     return residual ? op_add(m->g, residual, y) : y;
 }
 
+/* Every token of a tiled picture, among the keys that its cell may see. */
+static tensor *attend_tiled(nn *m, const nn_attention_params *p, tensor *q, tensor *k, tensor *v, bool self) {
+    const nn_canvas *c = m->canvas;
+    int64_t n = q->s.d[0], cells = c->rows * c->cols, ch = q->s.d[2];
+    if (!self) { /* from one text a cell to one row of texts a picture */
+        k = op_reshape(m->g, k, n, cells * k->s.d[1], ch);
+        v = op_reshape(m->g, v, n, cells * v->s.d[1], ch);
+    }
+    tensor *ids_q = c->ids(c->ctx, m->g, n, q->s.d[1], false), *ids_k = self ? ids_q : c->ids(c->ctx, m->g, n, k->s.d[1], true);
+    return op_attention(m->g, .heads = p->heads, .q = q, .n_banks = 1, .k = {k}, .v = {v}, .regions_q = ids_q, .regions_k = ids_k,
+                        .region_table = self ? c->table : c->text_table);
+}
+
+static tensor *attend(nn *m, const nn_attention_params *p, tensor *q, tensor *k, tensor *v, bool self) {
+    const attention_rule *rule = m->rule;
+    tensor *other_k = NULL, *other_v = NULL;
+    if (m->canvas) return attend_tiled(m, p, q, k, v, self);
+    if (rule && rule->bank && self) rule->bank(rule->ctx, m->g, k, v, &other_k, &other_v);
+    return op_attention(m->g, .heads = p->heads, .causal = p->causal, .q = q, .n_banks = other_k ? 2 : 1, .k = {k, other_k}, .v = {v, other_v},
+                        .n_sets = rule ? rule->n_sets : 1, .sets = rule ? (self ? rule->sets : rule->text_sets) : NULL,
+                        .weights = rule ? rule->weights : NULL, .offset = rule && self ? rule->offset : NULL);
+}
+
 tensor *nn_attention_(nn *m, const char *name, tensor *x, const nn_attention_params *p) {
     static const char *const diffusers[] = {"to_q", "to_k", "to_v", "to_out.0"};
     const char *const *layer = p->layers ? p->layers : diffusers;
@@ -29,9 +52,7 @@ tensor *nn_attention_(nn *m, const char *name, tensor *x, const nn_attention_par
     tensor *q = nn_linear(m, nn_path(m, "%s.%s", name, layer[0]), x, c, p->bias);
     if (!k) k = nn_linear(m, nn_path(m, "%s.%s", name, layer[1]), from, c, p->bias);
     if (!v) v = nn_linear(m, nn_path(m, "%s.%s", name, layer[2]), from, c, p->bias);
-    tensor *y = op_attention(m->g, .heads = p->heads, .causal = p->causal, .q = q, .n_banks = 1, .k = {k}, .v = {v},
-                             .n_sets = rule ? rule->n_sets : 1, .sets = rule ? (self ? rule->sets : rule->text_sets) : NULL,
-                             .weights = rule ? rule->weights : NULL);
+    tensor *y = attend(m, p, q, k, v, self);
     if (rule && rule->mean) return project_mean(m, nn_path(m, "%s.%s", name, layer[3]), y, p->residual);
     return nn_linear_add(m, nn_path(m, "%s.%s", name, layer[3]), y, c, true, p->residual);
 }
@@ -48,12 +69,12 @@ tensor *nn_transformer_block(nn *m, const char *name, tensor *x, tensor *context
 }
 
 tensor *nn_resblock(nn *m, const char *name, tensor *x, tensor *emb, int64_t out, int groups, float eps) {
-    int64_t n = x->s.d[0], in = x->s.d[3];
+    int64_t in = x->s.d[3];
     tensor *h = nn_group_norm(m, nn_path(m, "%s.norm1", name), x, groups, eps, true);
     h = nn_conv2d(m, nn_path(m, "%s.conv1", name), h, out, 3, 1, 1);
     if (emb) {
         tensor *e = nn_linear(m, nn_path(m, "%s.time_emb_proj", name), emb, out, true);
-        h = op_add(m->g, h, op_reshape(m->g, e, n, 1, 1, out));
+        h = nn_tiled(m, op_add(m->g, nn_cells(m, h), op_reshape(m->g, e, e->s.d[0], 1, 1, out)));
     }
     h = nn_group_norm(m, nn_path(m, "%s.norm2", name), h, groups, eps, true);
     if (in != out) x = nn_conv2d(m, nn_path(m, "%s.conv_shortcut", name), x, out, 1, 1, 0);

@@ -15,13 +15,32 @@ typedef struct attention_rule {
     tensor *weights;                       /* [N, n_sets] f32; NULL = 1 */
     int n_keys; struct { int begin, end; } keys[ATTENTION_RULE_RUNS];
     bool mean;                             /* every entry gets the mean of all attention outputs, before the last layer */
+    tensor *offset;                        /* self-attention only: [N, n_sets, parts] f32 per part of a set: -inf hides it; NULL = 0 */
+    /* Called by every self-attention layer in turn with its keys and values [entries, T, C]: may keep them, and may give those of
+     * an earlier plan, which are then bank 1 of `sets`. NULL = not called. */
+    void (*bank)(void *ctx, graph *g, tensor *k, tensor *v, tensor **other_k, tensor **other_v); void *ctx;
 } attention_rule;
+
+/* Pictures tiled into one, rows x cols of them: [N, rows h, cols w, C]. Convolutions (with their padding), group norms and time
+ * embeddings then work cell by cell; attention sees the tiled picture, each query only keys whose cell its row of `table` shows.
+ * Text comes per cell, [N rows cols, S, D]. Plain networks agree with the cells as a batch under an attention_rule. */
+typedef struct nn_canvas {
+    int rows, cols;
+    tensor *table, *text_table;            /* [E, E] f32 of E = N rows cols cells: 0, or -inf = does not see */
+    /* u32 [N, tokens]: the cell, 0..E-1, of every token of the tiled picture, or of the cells' texts end to end. Never NULL. */
+    tensor *(*ids)(void *ctx, graph *g, int64_t n, int64_t tokens, bool text); void *ctx;
+} nn_canvas;
 
 typedef struct nn {
     graph *g; params *ps;
     const adapter_set *adapter;            /* the first of those on this model; NULL = none */
     const attention_rule *rule;            /* NULL: every entry looks at itself */
+    const nn_canvas *canvas;               /* NULL: a picture is one picture; else no rule */
 } nn;
+
+/* Between a tiled picture and its cells, [N, rows h, cols w, C] <-> [N rows cols, h, w, C]; x itself without a canvas. */
+tensor *nn_cells(nn *m, tensor *x);
+tensor *nn_tiled(nn *m, tensor *x);
 
 /* A name in the graph's arena, printf style; never NULL. */
 const char *nn_path(nn *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

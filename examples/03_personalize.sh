@@ -1,13 +1,13 @@
 #!/bin/sh
 # 03_personalize.sh: the bundled model learns a lion it has never seen from five pictures of it, and
 # draws it elsewhere: with lora and with an orthogonal adapter (boft), compared. A few minutes on two
-# cores. Results: build/personalize/report/sheet.png and eval.json, and the adapters beside.
+# cores. Results: examples/out/personalize/report/sheet.png and eval.json, and the adapters beside.
 # usage: 03_personalize.sh [MODEL [WORK_FOLDER]]      MODEL: models/imago-base unless given
 # SPDX-License-Identifier: MIT
 set -eu
 cd "$(dirname "$0")/.."
 model=${1:-models/imago-base}
-work=${2:-build/personalize}
+work=${2:-examples/out/personalize}
 sh examples/setup.sh
 [ -f build/build.ninja ] || cmake --preset release
 cmake --build build
@@ -22,7 +22,7 @@ cp "$subject"/target_* "$work/targets"
 for adapter in lora boft; do
     case $adapter in
     lora) set -- --adapter lora --rank 4 --lr 1e-3 ;;
-    boft) set -- --adapter boft --block 8 --factors 2 --lr 1.5e-3 ;; # as many numbers as lora
+    boft) set -- --adapter boft --block 8 --factors 2 --lr 6e-4 ;; # as many numbers as lora
     esac
     [ -f "$work/$adapter.safetensors" ] ||
         build/imago personalize "$work/references" -m "$model" --token sks --class animal \

@@ -10,7 +10,7 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 MODEL GRID_ADAPTER [OUTPUT_FOLDER]" >&2
     exit 2
 fi
-model=$1 adapter=$2 out=${3:-grid-example}
+model=$1 adapter=$2 out=${3:-examples/out/grid}
 imago=$(dirname "$0")/../build/imago
 
 picture() { # NAME PROMPT

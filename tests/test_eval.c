@@ -167,17 +167,58 @@ static void test_features(judge *j) {
         if (!near(d, want, 2e-5 * want)) printf("distance %.9g, expected %.9g\n", d, want);
         REQUIRE(want > 0.05 && want < 2 && near(d, want, 2e-5 * want) && near(d, back, 1e-6));
         REQUIRE(none == 0);
-        float *u = NULL, *v = NULL;
-        int64_t n = 0, m = 0;
-        double sum = 0; /* as vectors: the same distance */
-        REQUIRE_OK(judge_features(j, &a, &u, &n));
-        REQUIRE_OK(judge_features(j, &b, &v, &m));
-        REQUIRE(n == m && n > 1000);
-        for (int64_t k = 0; k < n; k++) sum += ((double)u[k] - (double)v[k]) * ((double)u[k] - (double)v[k]);
-        REQUIRE(near(sum, want, 2e-5 * want));
-        mem_free(u), mem_free(v);
         image_free(&a), image_free(&b);
     }
+    params_fini(&net);
+}
+
+/* Sums of one tap [side, side, n] over a quarter by a quarter of the picture. */
+static void cell_sums(const float *f, int64_t side, int64_t n, int64_t cell, float *sum) {
+    for (int64_t c = 0; c < n; c++) sum[c] = 0;
+    for (int64_t i = 0; i < side * side; i++)
+        if (i / side * 4 / side == cell / 4 && i % side * 4 / side == cell % 4)
+            for (int64_t c = 0; c < n; c++) sum[c] += f[i * n + c];
+}
+
+static double expected_cells(params *net, const image *a, const image *b) {
+    int64_t channels[SQUEEZENET_TAPS], count[SQUEEZENET_TAPS], at = 0;
+    float *u = taps_of(net, a, channels, count), *v = taps_of(net, b, channels, count), x[512], y[512];
+    double sum = 0;
+    for (int i = 0; i < SQUEEZENET_TAPS; at += count[i++])
+        for (int64_t cell = 0; cell < 16; cell++) {
+            int64_t side = lround(sqrt((double)(count[i] / channels[i])));
+            cell_sums(u + at, side, channels[i], cell, x);
+            cell_sums(v + at, side, channels[i], cell, y);
+            sum += position_distance(x, y, channels[i]);
+        }
+    mem_free(u), mem_free(v);
+    return sum / (16 * SQUEEZENET_TAPS);
+}
+
+/* Three pictures in runs of two, a small one whose last taps are a single position. */
+static void test_vectors(void) {
+    params net;
+    params_init(&net, g_dev, DT_F32);
+    REQUIRE_OK(squeezenet_load(&net, g_weights));
+    for (int side = SIDE; side <= 64; side += 32) {
+        extractor *e = NULL;
+        size_t one = (size_t)(side * side * 3);
+        image a = pattern(side, side, 1), b = pattern(side, side, 8);
+        uint8_t *rgb = mem_alloc(3 * one);
+        float *v = mem_alloc(3 * EXTRACTOR_FLOATS * sizeof *v);
+        memcpy(rgb, a.px, one), memcpy(rgb + one, b.px, one), memcpy(rgb + 2 * one, a.px, one);
+        REQUIRE_OK(extractor_open(g_dev, g_weights, side, 2, &e));
+        REQUIRE_OK(extractor_read(e, 3, rgb, v));
+        double d = features_distance(v, v + EXTRACTOR_FLOATS), want = expected_cells(&net, &a, &b);
+        if (!near(d, want, 2e-5 * want)) printf("%d px: %.9g, expected %.9g\n", side, d, want);
+        REQUIRE(want > 0.01 && near(d, want, 2e-5 * want));
+        REQUIRE(features_distance(v, v + 2 * EXTRACTOR_FLOATS) < 1e-9);
+        extractor_close(e);
+        mem_free(rgb), mem_free(v);
+        image_free(&a), image_free(&b);
+    }
+    extractor *e = NULL;
+    REQUIRE(extractor_open(g_dev, g_weights, 30, 1, &e) == E_UNSUPPORTED && !e);
     params_fini(&net);
 }
 
@@ -336,6 +377,7 @@ int main(int argc, char **argv) {
     test_pixels();
     REQUIRE_OK(judge_open(g_dev, g_weights, &j));
     test_features(j);
+    test_vectors();
     test_sequences(j);
     test_memory(j);
     judge_close(j);

@@ -487,7 +487,7 @@ static status open_all(base_eval *e, const char *cache) {
     TRY(corpus_source_open(e->data, &compose_stage_a, 0, 1, &e->source));
     e->c = corpus_source_corpus(e->source);
     TRY(vae_opened_open(e->dev, DT_F32, e->model, &e->vae));
-    TRY(extractor_open(e->dev, e->judge, SIDE, &e->eyes));
+    TRY(extractor_open(e->dev, e->judge, SIDE, 16, &e->eyes));
     st = (status)imago_open(&IMAGO_OPEN(.model = e->model, .device = e->device,
                                         .precision = e->precision, .cache_dir = cache,
                                         .threads = e->threads, .cancelled = cancelled),

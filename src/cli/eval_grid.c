@@ -25,8 +25,8 @@ typedef struct evaluation {
     int steps, seed, limit;
     bool json, overwrite, caption;
     corpus *c; task *task; int n; arena mem;
-    imago *im; grid_model *m; judge *j; int side;
-    int gallery_style, gallery[GALLERY], n_gallery; float *feature[GALLERY]; int64_t n_features;
+    imago *im; grid_model *m; judge *j; extractor *eyes; int side;
+    int gallery_style, gallery[GALLERY], n_gallery; float *feature[GALLERY];
     score sum[METHODS]; double diversity, seconds; int n_diverse;
     uint8_t *sheet;                        /* [SHOWN][7] pictures */
 } evaluation;
@@ -101,17 +101,15 @@ out:
 }
 
 static status features(evaluation *e, const image *im, float **out) {
+    status st = OK;
     image small = {0};
-    status st = image_resize(im, SMALL, SMALL, &small);
-    if (st == OK) st = judge_features(e->j, &small, out, &e->n_features);
+    TRY(image_resize(im, SMALL, SMALL, &small));
+    if (!(*out = mem_alloc(EXTRACTOR_FLOATS * sizeof **out))) TRY(fail(E_HOST_MEMORY, "no host memory for a picture"));
+    st = extractor_read(e->eyes, 1, small.px, *out);
+out:
+    if (st != OK) mem_free(*out), *out = NULL;
     image_free(&small);
     return st;
-}
-
-static double apart(const evaluation *e, const float *a, const float *b) {
-    double sum = 0;
-    for (int64_t i = 0; i < e->n_features; i++) sum += (double)(a[i] - b[i]) * (double)(a[i] - b[i]);
-    return sum;
 }
 
 static void empty_gallery(evaluation *e) {
@@ -146,7 +144,7 @@ static int nearest(const evaluation *e, const float *f, double *d) {
     int best = 0;
     *d = 1e30;
     for (int i = 0; i < e->n_gallery; i++) {
-        double a = apart(e, f, e->feature[i]);
+        double a = features_distance(f, e->feature[i]);
         if (a < *d) *d = a, best = i;
     }
     return best;
@@ -208,10 +206,10 @@ static status add_score(evaluation *e, const task *t, const image *im, const ima
     TRY(judge_distance(e->j, im, truth, &d));
     s->pixels += pixel_distance(im, truth), s->features += d;
     TRY(features(e, im, &f));
-    double own = apart(e, f, answer);
+    double own = features_distance(f, answer);
     nearest(e, f, &others);
     s->right += own < others;
-    s->leaked += apart(e, f, exemplar) < own;
+    s->leaked += features_distance(f, exemplar) < own;
     for (int k = 0; k < e->c->n_styles; k++) {
         int p = e->c->concepts[t->query].picture[k];
         if (p < 0) continue;
@@ -220,7 +218,7 @@ static status add_score(evaluation *e, const task *t, const image *im, const ima
         other = NULL;
         TRY(picture(e, p, &one));
         TRY(features(e, &one, &other));
-        d = apart(e, f, other);
+        d = features_distance(f, other);
         if (d < best) best = d, style = k;
     }
     s->style += style == t->to;
@@ -337,6 +335,7 @@ static status run(evaluation *e) {
     e->side = latent_side_px(e->im);
     TRY(grid_model_open(e->im, e->adapter, &e->m));
     TRY(judge_open(e->im->dev, e->judge, &e->j));
+    TRY(extractor_open(e->im->dev, e->judge, SMALL, 1, &e->eyes));
     if (!(e->sheet = mem_zalloc((size_t)e->side * (size_t)e->side * 3 * SHOWN * 7))) TRY(fail(E_HOST_MEMORY, "no host memory for a sheet"));
     progress_begin(&bar, "tasks", e->n);
     for (int i = 0; i < e->n; i++) {
@@ -384,6 +383,7 @@ int cmd_eval_grid(int argc, char **argv) {
     int code = st == OK ? 0 : cli_fail(st);
     empty_gallery(e);
     judge_close(e->j);
+    extractor_close(e->eyes);
     grid_model_destroy(e->m);
     imago_close(e->im);
     corpus_close(e->c);

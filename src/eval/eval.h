@@ -33,8 +33,6 @@ status judge_open(device *d, const char *weights, judge **out);
 void   judge_close(judge *j);
 /* RGB pictures of one size, no side below JUDGE_MIN_SIDE.   errors  those of a plan */
 status judge_distance(judge *j, const image *a, const image *b, double *d);
-/* One picture as a vector: the squared distance of two is their feature distance. *out: n values, mem_alloc'ed. For one picture among many. */
-status judge_features(judge *j, const image *a, float **out, int64_t *n);
 
 /* What a picture shows, wherever in it: means over positions of fire5 ... fire9's features, each tap of length 1 and all of it
  * too. The dot product of two is their likeness, up to 1. Features are never negative, so unlike pictures are not near 0. */
@@ -45,9 +43,9 @@ status judge_embed(judge *j, const image *im, float v[JUDGE_EMBED]);
 /* Per tap (as above) and cell of a 4 x 4 grid laid over it: the channels' sums over the cell, of length 1. */
 #define EXTRACTOR_FLOATS (16 * (96 + 128 + 128 + 256 + 256 + 384 + 384 + 512 + 512))
 typedef struct extractor extractor;
-/* For pictures of side x side px.   errors  those of squeezenet_load; E_UNSUPPORTED: side below JUDGE_MIN_SIDE
+/* For pictures of side x side px, `batch` of which are looked at in one run.   errors  those of squeezenet_load; E_UNSUPPORTED: side below JUDGE_MIN_SIDE
  *   owner  caller: extractor_close (accepts NULL) */
-status extractor_open(device *d, const char *weights, int side, extractor **out);
+status extractor_open(device *d, const char *weights, int side, int batch, extractor **out);
 void   extractor_close(extractor *e);
 /* rgb [n, side, side, 3] -> out [n, EXTRACTOR_FLOATS] */
 status extractor_read(extractor *e, int n, const uint8_t *rgb, float *out);

@@ -6,12 +6,12 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { GRID = 4, BATCH = 16 };
+enum { GRID = 4 };
 
 struct extractor {
     params net;
     plan *p;
-    int side, channels[SQUEEZENET_TAPS], w[SQUEEZENET_TAPS], h[SQUEEZENET_TAPS];
+    int side, batch, channels[SQUEEZENET_TAPS], w[SQUEEZENET_TAPS], h[SQUEEZENET_TAPS];
     float *px, *tap;
 };
 
@@ -27,7 +27,7 @@ static status record(extractor *e) {
     graph *g = graph_create(e->net.dev);
     if (!g) return fail(E_HOST_MEMORY, "no host memory for a graph");
     nn m = {g, &e->net, NULL};
-    squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(BATCH, e->side, e->side, 3)), tap);
+    squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(e->batch, e->side, e->side, 3)), tap);
     for (int i = 0; i < SQUEEZENET_TAPS; i++) {
         e->h[i] = (int)tap[i]->s.d[1], e->w[i] = (int)tap[i]->s.d[2];
         e->channels[i] = (int)tap[i]->s.d[3];
@@ -41,18 +41,18 @@ static status record(extractor *e) {
         return fail(E_FORMAT, "SqueezeNet gives %lld features a cell, expected %d", (long long)all,
                     EXTRACTOR_FLOATS / (GRID * GRID));
     e->tap = mem_alloc((size_t)largest * sizeof *e->tap);
-    e->px = mem_zalloc((size_t)BATCH * (size_t)e->side * (size_t)e->side * 3 * sizeof *e->px);
+    e->px = mem_zalloc((size_t)e->batch * (size_t)e->side * (size_t)e->side * 3 * sizeof *e->px);
     return e->tap && e->px ? OK : fail(E_HOST_MEMORY, "no host memory for features");
 }
 
-status extractor_open(device *d, const char *weights, int side, extractor **out) {
+status extractor_open(device *d, const char *weights, int side, int batch, extractor **out) {
     status st = OK;
     *out = NULL;
     if (side < JUDGE_MIN_SIDE)
         return fail(E_UNSUPPORTED, "pictures of %d px: SqueezeNet needs %d", side, JUDGE_MIN_SIDE);
     extractor *e = mem_zalloc(sizeof *e);
     if (!e) return fail(E_HOST_MEMORY, "no host memory for SqueezeNet");
-    e->side = side;
+    e->side = side, e->batch = batch;
     params_init(&e->net, d, DT_F32);
     TRY(squeezenet_load(&e->net, weights));
     TRY(record(e));
@@ -93,8 +93,8 @@ status extractor_read(extractor *e, int n, const uint8_t *rgb, float *out) {
     status st = OK;
     char name[8];
     size_t one = (size_t)e->side * (size_t)e->side * 3;
-    for (int at = 0; at < n; at += BATCH) {
-        int k = MIN(BATCH, n - at);
+    for (int at = 0; at < n; at += e->batch) {
+        int k = MIN(e->batch, n - at);
         float *vector = out + (size_t)at * EXTRACTOR_FLOATS;
         for (size_t i = 0; i < one * (size_t)k; i++)
             e->px[i] = image_unit(rgb[one * (size_t)at + i]);

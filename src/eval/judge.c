@@ -10,10 +10,8 @@ static const float silent = 1e-10f; /* beside lengths of tens: divides a vector 
 
 struct judge {
     params net;
-    plan *p, *one, *embed; /* two pictures -> distance; one -> features, and what it shows */
-    int w, h;              /* that p is for */
-    int one_w, one_h;
-    int64_t n; /* features of one */
+    plan *p, *embed;
+    int w, h;             /* that p is for */
     int embed_w, embed_h; /* that embed is for */
 };
 
@@ -44,7 +42,6 @@ status judge_open(device *d, const char *weights, judge **out) {
 void judge_close(judge *j) {
     if (!j) return;
     plan_destroy(j->p);
-    plan_destroy(j->one);
     plan_destroy(j->embed);
     params_fini(&j->net);
     mem_free(j);
@@ -136,51 +133,6 @@ status judge_embed(judge *j, const image *im, float v[JUDGE_EMBED]) {
     TRY(plan_run(j->embed, NULL, NULL));
     TRY(plan_read_f32(j->embed, "v", v));
 out:
-    mem_free(x);
-    return st;
-}
-
-static status prepare_one(judge *j, int w, int h) {
-    tensor *tap[SQUEEZENET_TAPS];
-    if (j->one && j->one_w == w && j->one_h == h) return OK;
-    assert(w >= JUDGE_MIN_SIDE && h >= JUDGE_MIN_SIDE);
-    plan_destroy(j->one);
-    j->one = NULL;
-    graph *g = graph_create(j->net.dev);
-    if (!g) return fail(E_HOST_MEMORY, "no host memory for a graph");
-    nn m = {g, &j->net, NULL};
-    squeezenet_features(&m, graph_input(g, "x", DT_F32, SHAPE(1, h, w, 3)), tap);
-    j->n = 0;
-    for (int i = 0; i < SQUEEZENET_TAPS; i++) {
-        double positions = (double)(tap[i]->s.d[1] * tap[i]->s.d[2]);
-        int64_t count = tensor_count(tap[i]);
-        tap[i] = op_scale(g, unit_features(g, tap[i]), (float)sqrt(1 / (positions * SQUEEZENET_TAPS)));
-        tap[i] = op_reshape(g, tap[i], count);
-        j->n += count;
-    }
-    tensor *all = op_concat_(g, tap, 5, 0, HERE), *rest = op_concat_(g, tap + 5, SQUEEZENET_TAPS - 5, 0, HERE);
-    graph_output(g, op_concat(g, 0, all, rest), "features");
-    j->one_w = w, j->one_h = h;
-    return graph_compile(g, NULL, &j->one);
-}
-
-status judge_features(judge *j, const image *a, float **out, int64_t *n) {
-    status st = OK;
-    float *x = NULL;
-    assert(a->channels == 3);
-    size_t count = (size_t)a->w * (size_t)a->h * 3;
-    *out = NULL;
-    TRY(prepare_one(j, a->w, a->h));
-    x = mem_alloc(count * sizeof *x);
-    *out = mem_alloc((size_t)j->n * sizeof **out);
-    if (!x || !*out) TRY(fail(E_HOST_MEMORY, "no host memory for a picture of %d x %d", a->w, a->h));
-    for (size_t i = 0; i < count; i++) x[i] = image_unit(a->px[i]);
-    TRY(plan_write(j->one, "x", x));
-    TRY(plan_run(j->one, NULL, NULL));
-    TRY(plan_read_f32(j->one, "features", *out));
-    *n = j->n;
-out:
-    if (st != OK) mem_free(*out), *out = NULL;
     mem_free(x);
     return st;
 }

@@ -161,6 +161,8 @@ static void test_wrong(void) {
     REQUIRE(says("no grid adapter") && one_line());
     REQUIRE_EQ(run_as("grid", "-m %m -g %m/unet/diffusion_pytorch_model.safetensors --cell tl=p0.png -o w"), 1);
     REQUIRE(says("is no grid adapter"));
+    REQUIRE_EQ(run_as("generate", "-m %m -p fox --adapter g.safetensors -o no.png"), 1);
+    REQUIRE(says("is a grid adapter"));
     char args[300];
     snprintf(args, sizeof args, "-m '%s/pipelines/inpaint' -g g.safetensors --cell tl=p0.png -o w", golden);
     REQUIRE_EQ(run_as("grid", args), 1);

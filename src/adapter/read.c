@@ -179,6 +179,8 @@ status adapter_file_open(const char *path, const adapter_model *models, int n, c
     for (int i = 0; i < n; i++) f->model[i] = models[i];
     TRY(find_files(path, tensors, &config));
     TRY(safetensors_open(tensors, &s));
+    if (safetensors_find_note(s, "imago.grid"))
+        TRY(fail(E_UNSUPPORTED, "%s is a grid adapter: `imago grid --grid FILE` uses it", path));
     const char *note = safetensors_find_note(s, "lora_adapter_metadata");
     if (note) TRY(json_parse(note, strlen(note), "lora_adapter_metadata", &metadata));
     r.f = f;

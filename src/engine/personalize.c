@@ -157,32 +157,11 @@ static bool describe(const job *j, cJSON *o) {
 
 static status settings(job *j) {
     status st = OK;
-    char path[1100], state[1100];
-    uint8_t *old = NULL;
-    size_t bytes = 0;
     cJSON *o = cJSON_CreateObject();
-    char *text = mem_alloc(CONFIG_BYTES);
-    if (!o || !text || !describe(j, o) ||
-        !cJSON_PrintPreallocated(o, text, (int)CONFIG_BYTES, true))
-        TRY(fail(E_HOST_MEMORY, "no host memory for the run's settings"));
-    snprintf(path, sizeof path, "%s/config.json", j->folder);
-    snprintf(state, sizeof state, "%s/state.safetensors", j->folder);
-    TRY(os_mkdir_p(j->folder));
+    if (!o || !describe(j, o)) TRY(fail(E_HOST_MEMORY, "no host memory for the run's settings"));
     j->run.repeat = true;
-    if (os_file_exists(state)) {
-        if (os_file_exists(path)) TRY(file_read(path, CONFIG_BYTES, &old, &bytes));
-        bool same = old && strcmp((char *)old, text) == 0;
-        if (!same && !j->p->overwrite)
-            TRY(fail(E_USAGE,
-                     "%s was begun with other settings or pictures (see its config.json): give "
-                     "those, another output, or --overwrite to start anew",
-                     j->folder));
-        j->run.anew = !same;
-    }
-    TRY(file_write_atomic(path, text, strlen(text)));
+    TRY(train_settle(&j->run, o, CONFIG_BYTES, "settings or pictures", j->p->overwrite));
 out:
-    mem_free(old);
-    mem_free(text);
     cJSON_Delete(o);
     return st;
 }

@@ -45,6 +45,11 @@ typedef struct train_stage {
 /* errors  E_CANCELLED after saving; E_FORMAT when the loss is no longer finite: the state saved last stays; those of files, devices and the stage's own */
 status train_run(const train_params *p, const train_stage *s);
 
+/* ---- train_settings.c ---- */
+/* Writes `wanted`, at most `most` bytes as text, to config.json of run->folder. Where a state is and was begun with others: E_USAGE,
+ * which names `what` they are ("settings"), or with overwrite run->anew. */
+status train_settle(train_params *run, const json *wanted, size_t most, const char *what, bool overwrite);
+
 /* ---- train_vae.c: pictures -> autoencoder ---- */
 /* next fills rgb [n, side, side, 3] with samples first ... first + n - 1 of an endless stream that depends on nothing else. */
 typedef struct picture_source { status (*next)(void *ctx, uint64_t first, int n, uint8_t *rgb); void *ctx; } picture_source;

@@ -69,12 +69,6 @@ out:
 }
 
 /* ---- the autoencoder ---- */
-static double psnr_of(const uint8_t *a, const uint8_t *b) {
-    double sum = 0;
-    for (size_t i = 0; i < RGB; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-    return 10 * log10(255.0 * 255.0 / MAX(sum / (double)RGB, 0.01));
-}
-
 static status through_vae(base_eval *e, int n, const uint8_t *rgb, uint8_t *back) {
     status st = OK;
     int f = vae_factor(&e->vae.config);
@@ -118,7 +112,7 @@ static status measure_vae(base_eval *e) {
     TRY(through_vae(e, n, rgb, back));
     for (int i = 0; i < n; i++) {
         int style = e->c->pictures[picture[i]].style;
-        e->psnr[style] += psnr_of(rgb + RGB * (size_t)i, back + RGB * (size_t)i);
+        e->psnr[style] += image_psnr(rgb + RGB * (size_t)i, back + RGB * (size_t)i, RGB);
         e->measured[style]++;
     }
     for (int s = 0; s < e->c->n_styles; s++) e->psnr[s] /= MAX(e->measured[s], 1);

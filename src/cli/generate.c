@@ -57,16 +57,9 @@ static status save(generate_job *j, const imago_picture *pic, int number) {
 /* Picture `number` of `total`, all of one size, into a sheet about as wide as high. */
 static status add_to_sheet(generate_job *j, const imago_picture *pic, int number, int total) {
     status st = OK;
-    enum { GAP = 2 };
-    int columns = (int)ceil(sqrt(total)), rows = (total + columns - 1) / columns;
-    int pitch_x = pic->width + GAP, pitch_y = pic->height + GAP;
-    if (!j->sheet.px) {
-        TRY(image_create(columns * pitch_x - GAP, rows * pitch_y - GAP, 3, &j->sheet));
-        memset(j->sheet.px, 255, 3 * (size_t)j->sheet.w * (size_t)j->sheet.h);
-    }
-    for (int y = 0; y < pic->height; y++)
-        memcpy(j->sheet.px + 3 * ((size_t)(number / columns * pitch_y + y) * (size_t)j->sheet.w + (size_t)(number % columns * pitch_x)),
-               pic->rgb + 3 * (size_t)y * (size_t)pic->width, 3 * (size_t)pic->width);
+    int columns = (int)ceil(sqrt(total));
+    if (!j->sheet.px) TRY(image_sheet(total, columns, pic->width, pic->height, &j->sheet));
+    image_sheet_put(&j->sheet, columns, number, pic->width, pic->height, pic->rgb);
 out:
     return st;
 }

@@ -81,13 +81,6 @@ typedef struct measures {
     int64_t cells;
 } measures;
 
-static double psnr_of(const uint8_t *a, const uint8_t *b, size_t n) {
-    double error = 0;
-    for (size_t i = 0; i < n; i++)
-        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-    return 10 * log10(255.0 * 255.0 / MAX(error / (double)n, 0.01));
-}
-
 /* One batch through the autoencoder: pictures [first, first + n). */
 static status measure_batch(job *j, int first, int n, measures *m) {
     status st = OK;
@@ -102,7 +95,7 @@ static status measure_batch(job *j, int first, int n, measures *m) {
     TRY(plan_read(j->eval, "latent", j->latent));
     for (size_t i = 0; i < one * (size_t)n; i++) j->rgb[i] = image_byte(j->px[i]);
     for (int i = 0; i < n; i++) {
-        double p = psnr_of(from + one * (size_t)i, j->rgb + one * (size_t)i, one);
+        double p = image_psnr(from + one * (size_t)i, j->rgb + one * (size_t)i, one);
         int group = v->held_out_group ? v->held_out_group[first + i] : 0;
         m->psnr += p, m->group[group] += p, m->in_group[group]++, m->n++;
         int at = first + i, row = at / SHEET_COLUMNS * 2, column = at % SHEET_COLUMNS;

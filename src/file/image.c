@@ -1,9 +1,10 @@
 /* image.c: pictures whatever their format: which one it is, limits, turning by EXIF, dropping alpha
- * that hides nothing, flattening. The formats are png.c, jpeg.c and webp.c; sizes are resize.c.
+ * that hides nothing, flattening, sheets of many. The formats are png.c, jpeg.c and webp.c; sizes are resize.c.
  * SPDX-License-Identifier: MIT */
 #include "file/image_internal.h"
 
 #include <assert.h>
+#include <math.h>
 
 status image_check_size(const char *what, uint64_t w, uint64_t h) {
     if (!w || !h)
@@ -127,4 +128,28 @@ status image_flatten(image *im, const uint8_t rgb[3]) {
     }
     im->channels = 3;
     return OK;
+}
+
+double image_psnr(const uint8_t *a, const uint8_t *b, size_t n) {
+    double error = 0;
+    for (size_t i = 0; i < n; i++)
+        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    return 10 * log10(255.0 * 255.0 / MAX(error / (double)n, 0.01));
+}
+
+enum { SHEET_GAP = 2 }; /* px */
+
+status image_sheet(int n, int columns, int w, int h, image *out) {
+    int rows = (n + columns - 1) / columns;
+    status st = image_create(columns * (w + SHEET_GAP) - SHEET_GAP,
+                             rows * (h + SHEET_GAP) - SHEET_GAP, 3, out);
+    if (st == OK) memset(out->px, 255, 3 * (size_t)out->w * (size_t)out->h);
+    return st;
+}
+
+void image_sheet_put(image *sheet, int columns, int i, int w, int h, const uint8_t *rgb) {
+    for (int y = 0; y < h; y++)
+        memcpy(sheet->px + 3 * ((size_t)(i / columns * (h + SHEET_GAP) + y) * (size_t)sheet->w +
+                                (size_t)(i % columns * (w + SHEET_GAP))),
+               rgb + 3 * (size_t)y * (size_t)w, 3 * (size_t)w);
 }

@@ -49,6 +49,11 @@ void   webp_animation_close(webp_animation *a);
 
 /* Puts RGBA on a flat colour -> RGB (nothing to do when 3 channels already; grey becomes RGB). */
 status image_flatten(image *im, const uint8_t rgb[3]);
+/* dB between two pictures of n values each; an error below 0.01 levels counts as that. */
+double image_psnr(const uint8_t *a, const uint8_t *b, size_t n);
+/* A sheet of n pictures of w x h, 3 channels, `columns` side by side, white between and behind; image_sheet_put places number i. */
+status image_sheet(int n, int columns, int w, int h, image *out);
+void   image_sheet_put(image *sheet, int columns, int i, int w, int h, const uint8_t *rgb);
 /* Lanczos-3 with antialiasing, bit for bit PIL's LANCZOS; alpha is premultiplied while scaling.   errors as image_create */
 status image_resize(const image *im, int w, int h, image *out);
 /* crop: the largest centred part of the right shape; pad: the whole picture, centred on `fill` (opaque; grey takes

@@ -136,15 +136,9 @@ status plot_curve(const double *x, const double *y, int64_t n, image *out) {
 status sheet_save(const uint8_t *rgb, int n, int side, int columns, const char *path) {
     status st = OK;
     image im = {0};
-    int rows = (n + columns - 1) / columns, pitch = side + 2;
-    TRY(image_create(columns * pitch - 2, rows * pitch - 2, 3, &im));
-    memset(im.px, 255, 3 * (size_t)im.w * (size_t)im.h);
+    TRY(image_sheet(n, columns, side, side, &im));
     for (int i = 0; i < n; i++)
-        for (int y = 0; y < side; y++)
-            memcpy(im.px + 3 * ((size_t)(i / columns * pitch + y) * (size_t)im.w +
-                                (size_t)(i % columns * pitch)),
-                   rgb + 3 * ((size_t)i * (size_t)side + (size_t)y) * (size_t)side,
-                   3 * (size_t)side);
+        image_sheet_put(&im, columns, i, side, side, rgb + 3 * (size_t)i * (size_t)side * (size_t)side);
     TRY(image_save_png(path, &im, NULL, 0));
 out:
     image_free(&im);

@@ -102,13 +102,16 @@ out:
     return st;
 }
 
+static bool coopmat_applies(const gpu_caps *c, const gemm_job *j) {
+    gemm_tile t;
+    for (int i = 0; i < (int)ARRAY_LEN(gpu_tiles); i++)
+        if (gpu_tiles[i].coopmat && candidate(c, j, i, &t)) return true;
+    return false;
+}
+
 /* Each tile timed costs a compilation. Where cooperative matrices apply, one ordinary tile is timed
  * beside them, for devices where they are slow. */
-static bool worth_timing(const gpu_caps *c, const gemm_job *j, int i) {
-    gemm_tile t;
-    bool coopmat = false;
-    for (int k = 0; k < (int)ARRAY_LEN(gpu_tiles); k++)
-        coopmat |= gpu_tiles[k].coopmat && candidate(c, j, k, &t);
+static bool worth_timing(const gemm_job *j, bool coopmat, int i) {
     if (i == TILE_FEW_COLUMNS) return j->n <= 16;
     return gpu_tiles[i].coopmat || i == TILE_PLAIN || !coopmat;
 }
@@ -135,12 +138,13 @@ status gemm_choose(gpu *d, gemm_job *j, gemm_tile *out) {
         double row = 2.0 * (double)j->n * (double)j->k, best = INFINITY;
         j->cap_m = MAX(MIN(j->m, (int64_t)(TUNE_FLOPS / row)), MIN(j->m, 128));
         j->size(j);
+        bool coopmat = coopmat_applies(caps, j);
         choice = TILE_PLAIN;
         for (int i = 0; i < 3; i++)
             TRY(gpu_alloc(d, GPU_ACTIVATIONS, MAX(j->bytes[i], 256), &span[i]));
         for (int i = 0; i < (int)ARRAY_LEN(gpu_tiles); i++) {
             double s = 0;
-            if (!worth_timing(caps, j, i) || !candidate(caps, j, i, out)) continue;
+            if (!worth_timing(j, coopmat, i) || !candidate(caps, j, i, out)) continue;
             TRY(time_tile(d, j, out, span, &s));
             log_debug("tune %s: tile %d %.3f ms", key, i, s * 1e3);
             if (s < best) best = s, choice = i;

@@ -25,5 +25,7 @@ const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/
  * below the current folder. Where it is nowhere: its name as it is, for messages. */
 const char *cli_asset(const char *name, char buf[1200]);
 const char *cli_default_model(char buf[1200]);    /* the bundled model's folder; NULL where it is not */
+status cli_need_model(const char *model);         /* E_USAGE: none was given, and none is bundled */
+status cli_need_judge(const char *path);          /* E_IO: no SqueezeNet weights there */
 #define CLI_JUDGE "assets/squeezenet/squeezenet_v1.0.safetensors"
 extern const command commands[];

@@ -110,12 +110,7 @@ static status run(eval_command *c) {
     imago *im = NULL;
     frame_loss loss = {surprise, NULL};
     char table[1200], chart[1200], cache[512];
-    if (!os_file_exists(c->judge))
-        return fail(
-            E_IO,
-            "%s: no SqueezeNet weights there: give --judge FILE, the one in assets/squeezenet of "
-            "imago's sources",
-            c->judge);
+    TRY(cli_need_judge(c->judge));
     TRY(prepare_output(c, table, chart));
     TRY(device_open(&op_all,
                     &(device_params){.name = c->device,

@@ -312,10 +312,11 @@ out:
 
 static status check(const evaluation *e) {
     char path[1200];
-    if (!e->open.model) return fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
+    status st = cli_need_model(e->open.model);
+    if (st != OK) return st;
     if (!e->adapter) return fail(E_USAGE, "no grid adapter: give --grid with a file that imago train-grid made");
     if (!e->data) return fail(E_USAGE, "no data: give --data with the folder that examples/corpus makes");
-    if (!os_file_exists(e->judge)) return fail(E_IO, "%s: no SqueezeNet weights there: give --judge FILE, the one in assets/squeezenet of imago's sources", e->judge);
+    if ((st = cli_need_judge(e->judge)) != OK) return st;
     if (e->limit < 0 || e->seed < 0 || e->steps < 1) return fail(E_USAGE, "--tasks-max and --seed from 0 on, --steps from 1 on");
     if (!e->out) return OK;
     if (!e->out[0] || strlen(e->out) > 1000) return fail(E_USAGE, "output '%.60s': expected the name of a folder", e->out);

@@ -232,7 +232,7 @@ status settle(generate_job *j, const char *prompt, const char *seed, const char 
     if (height) j->p.height = height;
     j->p.preview_every = MAX((j->p.steps ? j->p.steps : 20) / 5, 1);
     TRY(settle_output(j));
-    if (!j->open.model) TRY(fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file"));
+    TRY(cli_need_model(j->open.model));
 out:
     return st;
 }

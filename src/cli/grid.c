@@ -175,7 +175,7 @@ static status run(grid_command *c, int n_words) {
     grid_role role[GRID_MAX_CELLS];
     bool made[GRID_MAX_CELLS];
     const char *name;
-    if (!c->open.model) return fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
+    if ((st = cli_need_model(c->open.model)) != OK) return st;
     if (!c->p.adapter) return fail(E_USAGE, "no grid adapter: give --grid with a file that imago train-grid made");
     c->p.pad = strcmp(c->fit, "pad") == 0;
     if (!c->p.pad && strcmp(c->fit, "crop") != 0) return fail(E_USAGE, "--fit wants crop or pad, not '%s'", c->fit);

@@ -46,6 +46,15 @@ const char *cli_default_model(char buf[1200]) {
     return os_is_folder(model) ? model : NULL;
 }
 
+status cli_need_model(const char *model) {
+    return model ? OK : fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
+}
+
+status cli_need_judge(const char *path) {
+    if (os_file_exists(path)) return OK;
+    return fail(E_IO, "%s: no SqueezeNet weights there: give --judge FILE, the one in assets/squeezenet of imago's sources", path);
+}
+
 static status set_value(const option *o, const char *text) {
     char *end = NULL;
     switch (o->kind) {

@@ -246,7 +246,7 @@ int cmd_morph(int argc, char **argv) {
     c.open.cache_dir = cli_cache_dir(cache);
     c.p.n_pictures = pictures.n, c.p.seed = (uint64_t)seed, c.p.pad = strcmp(fit, "pad") == 0, c.out.loop = c.p.loop;
     if (!c.open.model) c.open.model = cli_default_model(model);
-    if (st == OK && !c.open.model) st = fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
+    if (st == OK) st = cli_need_model(c.open.model);
     if (st == OK && !c.p.pad && strcmp(fit, "crop") != 0) st = fail(E_USAGE, "--fit wants crop or pad, not '%s'", fit);
     if (st == OK && seed < 0) st = fail(E_USAGE, "--seed wants a number from 0 on, not %d", seed);
     if (st == OK && (c.out.fps < 1 || c.out.fps > 100)) st = fail(E_USAGE, "--fps wants 1 to 100, not %d", c.out.fps);

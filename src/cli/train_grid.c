@@ -89,9 +89,9 @@ int cmd_train_grid(int argc, char **argv) {
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), NULL, &help);
     if (st == OK && help) return 0;
     p.open.cache_dir = cli_cache_dir(cache);
-    if (!p.open.model) p.open.model = cli_default_model(model);
     p.open.cancelled = cancelled;
-    if (st == OK && !p.open.model) st = fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
+    if (!p.open.model) p.open.model = cli_default_model(model);
+    if (st == OK) st = cli_need_model(p.open.model);
     if (st == OK && !p.data.folder) st = fail(E_USAGE, "no data: give --data with the folder that examples/corpus makes");
     if (st == OK) st = apply(&w, &p);
     if (st == OK) st = train_grid(&p);

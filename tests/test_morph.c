@@ -2,24 +2,11 @@
  * by one, what must hold exactly, and wrong wishes. FreeMorph's table of rotations is checked in test_sampler.c, CUDA's
  * random numbers in test_noise.c.   usage: test_morph GOLDEN_DIR DEVICE
  * SPDX-License-Identifier: MIT */
-#include "engine/morph.h"
+#include "morph_run.h"
 #include "file/file.h"
-#include "test.h"
 #include <math.h>
 
-static const char *g_dir, *g_device;
-static const char *const g_prompts[] = {"a red fox in the snow", "at the foot of it"};
-static imago_picture g_picture[2];
 static safetensors *g_golden;
-
-static imago *open_model(const char *name) {
-    char path[1024];
-    imago *im = NULL;
-    snprintf(path, sizeof path, "%s/pipelines/%s", g_dir, name);
-    if (imago_open(&IMAGO_OPEN(.model = path, .device = g_device, .precision = "f32"), &im) != IMAGO_OK) printf("%s\n", imago_error_message());
-    REQUIRE(im);
-    return im;
-}
 
 static imago_morph_params wish(void) {
     return IMAGO_MORPH(.picture = g_picture, .n_pictures = 2, .prompt = g_prompts, .width = 48, .height = 64, .method = "freemorph", .steps = 12, .strength = 0.84f);
@@ -282,32 +269,10 @@ static void test_chain(imago *im) {
     REQUIRE(imago_morph(im, &p, NULL) == IMAGO_OK && s.frames == 3);
 }
 
-/* Memory that ends somewhere: a clean failure, and the model still works. */
 static void test_faults(imago *im) {
-    imago_picture *out = NULL, *want = NULL;
     imago_morph_params p = wish();
-    int failures = 0;
     p.frames = 3, p.steps = 3, p.strength = 1, p.inner = 1;
-    REQUIRE(imago_morph(im, &p, &want) == IMAGO_OK);
-    for (int64_t n = 1;; n += 1 + n / 6) {
-        REQUIRE_OK(engine_forget_plans(im));
-        fault_arm(n);
-        imago_status st = imago_morph(im, &p, &out);
-        bool hit = fault_count() >= n;
-        fault_arm(0);
-        if (!hit) {
-            REQUIRE(st == IMAGO_OK);
-            break;
-        }
-        failures += st != IMAGO_OK;
-        REQUIRE((st == IMAGO_OK) == (out != NULL)); /* a failure may be stepped around, as by decoding in tiles */
-        imago_free_pictures(out, 3);
-    }
-    printf("faults       %d\n", failures);
-    REQUIRE(failures > 20);
-    for (int i = 0; i < 3; i++) REQUIRE(memcmp(out[i].rgb, want[i].rgb, 48 * 64 * 3) == 0);
-    imago_free_pictures(out, 3);
-    imago_free_pictures(want, 3);
+    morph_faults(im, &p);
 }
 
 static void test_refusals(imago *im) {

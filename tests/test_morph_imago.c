@@ -1,24 +1,10 @@
 /* test_morph_imago.c: the method imago by what must hold whatever the network says: equal angles, steps that undo each other, ends
  * that come back, frames that depend on their share alone and not on their number.   usage: test_morph_imago GOLDEN_DIR DEVICE
  * SPDX-License-Identifier: MIT */
-#include "engine/morph.h"
+#include "morph_run.h"
 #include "op/op.h"
-#include "test.h"
 #include <math.h>
 #include <stdio.h>
-
-static const char *g_dir, *g_device;
-static const char *const g_prompts[] = {"a red fox in the snow", "at the foot of it"};
-static imago_picture g_picture[2];
-
-static imago *open_model(const char *name) {
-    char path[1024];
-    imago *im = NULL;
-    snprintf(path, sizeof path, "%s/pipelines/%s", g_dir, name);
-    if (imago_open(&IMAGO_OPEN(.model = path, .device = g_device, .precision = "f32"), &im) != IMAGO_OK) printf("%s\n", imago_error_message());
-    REQUIRE(im);
-    return im;
-}
 
 static imago_morph_params wish(void) {
     return IMAGO_MORPH(.picture = g_picture, .n_pictures = 2, .prompt = g_prompts, .width = 48, .height = 64, .steps = 6);
@@ -235,30 +221,9 @@ static void test_stop(imago *im) {
 }
 
 static void test_faults(imago *im) {
-    imago_picture *out = NULL, *want = NULL;
     imago_morph_params p = wish();
-    int failures = 0;
     p.frames = 3, p.steps = 2, p.inner = 1;
-    REQUIRE(imago_morph(im, &p, &want) == IMAGO_OK);
-    for (int64_t n = 1;; n += 1 + n / 6) {
-        REQUIRE_OK(engine_forget_plans(im));
-        fault_arm(n);
-        imago_status st = imago_morph(im, &p, &out);
-        bool hit = fault_count() >= n;
-        fault_arm(0);
-        if (!hit) {
-            REQUIRE(st == IMAGO_OK);
-            break;
-        }
-        failures += st != IMAGO_OK;
-        REQUIRE((st == IMAGO_OK) == (out != NULL)); /* a failure may be stepped around, as by decoding in tiles */
-        imago_free_pictures(out, 3);
-    }
-    printf("faults       %d\n", failures);
-    REQUIRE(failures > 20);
-    for (int i = 0; i < 3; i++) REQUIRE(furthest(&out[i], &want[i]) == 0);
-    imago_free_pictures(out, 3);
-    imago_free_pictures(want, 3);
+    morph_faults(im, &p);
 }
 
 int main(int argc, char **argv) {

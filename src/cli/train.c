@@ -6,10 +6,10 @@
 #include <stdio.h>
 
 typedef struct options {
-    const char *stage, *data, *out, *device, *precision, *judge, *vae, *words, *pool, *compose, *from;
+    const char *stage, *data, *out, *device, *precision, *judge, *vae, *words, *pool, *compose, *from, *text;
     int steps, batch, accumulate, seed, threads, channels, log_every, count, first;
     float lr, save_minutes, sheet_minutes;
-    bool checkpointing;
+    bool checkpointing, decoder;
     device *dev;
     dtype type;
 } options;
@@ -126,6 +126,9 @@ static status stage_vae(const options *o) {
                           .side = COMPOSE_SIDE,
                           .n_held_out = 256};
     p.adam.weight_decay = 1e-4f;
+    /* with latents that stay, what is left to gain is the PSNR */
+    if (o->decoder) v.decoder_only = true, v.jitter = 0.05, v.loss.edges = 0.25f, v.loss.moments = 0, v.loss.squares = 5;
+    if (o->decoder && !o->from) TRY(fail(E_USAGE, "--decoder-only needs --from: the folder of an autoencoder"));
     if (o->channels < 1 || o->channels > 64)
         TRY(fail(E_USAGE, "--channels %d: expected 1 to 64", o->channels));
     TRY(corpus_source_open(o->data, &compose_autoencoder, p.seed, composers(o), &s));
@@ -201,7 +204,7 @@ out:
     return st;
 }
 
-static status stage_base(const options *o) {
+static status stage_denoiser(const options *o, bool text) {
     status st = OK;
     const compose_params *compose = NULL;
     corpus_source *s = NULL;
@@ -211,9 +214,9 @@ static status stage_base(const options *o) {
     caption *captions = NULL;
     char prompt[THINGS * STYLES][96];
     const char *prompts[THINGS * STYLES];
-    train_params p = run_of(o, 60000, 4e-4);
+    train_params p = run_of(o, text ? 8000 : 60000, text ? 1e-3 : 4e-4);
     if (!o->vae || !o->words || !o->pool)
-        TRY(fail(E_USAGE, "stage base needs --vae, --words and --pool"));
+        TRY(fail(E_USAGE, "stages text and base need --vae, --words and --pool"));
     TRY(compose_of(o, &compose));
     TRY(vae_opened_open(o->dev, o->type, o->vae, &vae));
     int c = vae.config.latent_channels;
@@ -221,13 +224,14 @@ static status stage_base(const options *o) {
                            .text = text_base,
                            .schedule = schedule_base,
                            .from = o->from,
+                           .text_from = o->text,
                            .h = COMPOSE_SIDE / 8,
                            .w = COMPOSE_SIDE / 8,
                            .tokenizer = o->words,
                            .shift = 1.5,
                            .shift_late = 1,
                            .text_lr = 1,
-                           .n_held_out = 64,
+                           .n_held_out = text ? 512 : 64,
                            .n_prompts = THINGS * STYLES,
                            .columns = THINGS,
                            .sheet_steps = 20,
@@ -251,7 +255,7 @@ static status stage_base(const options *o) {
         prompts[i] = prompt[i];
     }
     b.prompt = prompts;
-    TRY(train_base(o->dev, o->type, &p, &b));
+    TRY((text ? train_text : train_base)(o->dev, o->type, &p, &b));
 out:
     mem_free(latents);
     mem_free(captions);
@@ -260,6 +264,9 @@ out:
     corpus_source_close(s);
     return st;
 }
+
+static status stage_text(const options *o) { return stage_denoiser(o, true); }
+static status stage_base(const options *o) { return stage_denoiser(o, false); }
 
 static status precision_of(const char *name, const device *d, dtype *out) {
     *out = DT_COUNT;
@@ -275,7 +282,7 @@ static status train(options *o) {
         const char *name;
         status (*run)(const options *);
     } stages[] = {
-        {"vae", stage_vae}, {"words", stage_words}, {"pool", stage_pool}, {"base", stage_base}};
+        {"vae", stage_vae}, {"words", stage_words}, {"pool", stage_pool}, {"text", stage_text}, {"base", stage_base}};
     status st = OK;
     char cache[512];
     int stage = -1;
@@ -283,7 +290,7 @@ static status train(options *o) {
         return fail(E_USAGE, "train needs --stage, --data and --out; see imago train --help");
     for (int i = 0; i < (int)ARRAY_LEN(stages); i++)
         if (strcmp(o->stage, stages[i].name) == 0) stage = i;
-    if (stage < 0) return fail(E_USAGE, "--stage %s: expected vae, words, pool or base", o->stage);
+    if (stage < 0) return fail(E_USAGE, "--stage %s: expected vae, words, pool, text or base", o->stage);
     if (o->steps < 0 || o->batch < 1 || o->accumulate < 1 || o->log_every < 1)
         return fail(E_USAGE, "--steps, --batch, --accumulate and --log-every must be positive");
     TRY(device_open(&op_all,
@@ -316,28 +323,30 @@ int cmd_train(int argc, char **argv) {
     bool help = false;
     const option table[] = {
         {"stage", OPT_STRING, &o.stage,
-         "vae: the autoencoder; words: the vocabulary; pool: latents; base: text encoder and UNet",
+         "vae: the autoencoder; words: the vocabulary; pool: latents; text: the text encoder alone; base: text encoder and UNet",
          NULL},
         {"data", OPT_STRING, &o.data, "the corpus: a folder that examples/corpus makes", NULL},
-        {"out", OPT_STRING, &o.out, "vae, base: folder of the run; words: folder; pool: file", "o"},
+        {"out", OPT_STRING, &o.out, "vae, text, base: folder of the run; words: folder; pool: file", "o"},
         {"from", OPT_STRING, &o.from,
-         "folder of a model to begin with instead of random weights: vae, base", NULL},
-        {"vae", OPT_STRING, &o.vae, "folder that holds vae/: pool, base", NULL},
-        {"words", OPT_STRING, &o.words, "folder that stage words made: base", NULL},
-        {"pool", OPT_STRING, &o.pool, "file that stage pool made: base", NULL},
+         "folder of a model to begin with instead of random weights: vae, text, base", NULL},
+        {"text", OPT_STRING, &o.text, "folder that stage text made: base", NULL},
+        {"vae", OPT_STRING, &o.vae, "folder that holds vae/: pool, text, base", NULL},
+        {"words", OPT_STRING, &o.words, "folder that stage words made: text, base", NULL},
+        {"pool", OPT_STRING, &o.pool, "file that stage pool made: text, base", NULL},
         {"compose", OPT_STRING, &o.compose,
-         "what is composed: single (one thing on white and flat colours) or all: pool, base "
-         "(single)",
+         "what is composed: single (one thing on white and flat colours) or all: pool, text, "
+         "base (single)",
          NULL},
         {"count", OPT_INT, &o.count, "pictures in the pool (60000)", NULL},
         {"first", OPT_INT, &o.first, "first picture of the pool: another one for a fresh pool (0)",
          NULL},
         {"steps", OPT_INT, &o.steps,
-         "how many in all (vae: 32000, base: 60000); the last 30 % at a falling rate", NULL},
+         "how many in all (vae: 32000, text: 8000, base: 60000); the last 30 % at a falling rate", NULL},
         {"batch", OPT_INT, &o.batch, "pictures at once (16)", NULL},
         {"accumulate", OPT_INT, &o.accumulate, "batches a step (1)", NULL},
-        {"lr", OPT_FLOAT, &o.lr, "learning rate (vae: 0.001, base: 0.0004)", NULL},
+        {"lr", OPT_FLOAT, &o.lr, "learning rate (vae, text: 0.001, base: 0.0004)", NULL},
         {"channels", OPT_INT, &o.channels, "of the autoencoder's latents (12)", NULL},
+        {"decoder-only", OPT_FLAG, &o.decoder, "vae: train the decoder alone, for squared error; latents stay what they are", NULL},
         {"judge", OPT_STRING, &o.judge,
          "SqueezeNet's weights: adds its features to the autoencoder's loss", NULL},
         {"seed", OPT_INT, &o.seed, "of weights, pictures and noise (0)", NULL},

@@ -57,6 +57,7 @@ typedef struct train_vae_params {
     vae_config vae; vae_loss_params loss;
     const char *from;                      /* folder whose weights to begin with; NULL = random ones */
     const char *judge;                     /* SqueezeNet's file; NULL = no features term */
+    bool decoder_only;                     /* the encoder stays as it is, and with it every latent made so far */
     double jitter;                         /* standard deviation of the noise on the latents in the last third */
     int side;                              /* px */
     picture_source pictures;
@@ -98,6 +99,7 @@ typedef struct latent_source { status (*next)(void *ctx, uint64_t first, int n, 
 typedef struct train_base_params {
     unet_config unet; text_config text; schedule_config schedule;
     const char *from;                      /* folder whose weights to begin with; NULL = random ones */
+    const char *text_from;                 /* another one for the text encoder; NULL = from */
     int h, w;                              /* latent cells */
     const char *tokenizer;                 /* its folder; copied into the model */
     double shift, shift_late;              /* of the timesteps (noising.h); late: the last third */
@@ -109,6 +111,10 @@ typedef struct train_base_params {
     const char *const *prompt; int n_prompts, columns, sheet_steps; double guidance; vae_opened *vae; int side;
 } train_base_params;
 status train_base(device *dev, dtype type, const train_params *p, const train_base_params *b);
+
+/* ---- train_text.c: captions and latents -> a text encoder for train_base to begin with ---- */
+/* Of b: unet.in_channels, text, from, h, w, tokenizer, latents, held_out, vae, side. */
+status train_text(device *dev, dtype type, const train_params *p, const train_base_params *b);
 
 /* ---- train_words.c ---- */
 /* A vocabulary of at most `size` ids for prompts of `length` ids, from the captions of s and of every picture, written to folder. */

@@ -98,13 +98,22 @@ static status copy_file(const char *from_folder, const char *to_folder, const ch
     return st;
 }
 
+status base_copy_tokenizer(const char *from, const char *folder) {
+    status st = OK;
+    static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer_config.json",
+                                        "special_tokens_map.json"};
+    char to[1200];
+    snprintf(to, sizeof to, "%s/tokenizer", folder);
+    TRY(os_mkdir_p(to));
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) TRY(copy_file(from, to, files[i]));
+out:
+    return st;
+}
+
 static status save(void *ctx, const char *folder) {
     status st = OK;
     base_job *j = ctx;
     const train_base_params *b = j->b;
-    static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer_config.json",
-                                        "special_tokens_map.json"};
-    char to[1200];
     checkpoint c = {.unet = b->unet,
                     .text = b->text,
                     .vae = b->vae->config,
@@ -115,9 +124,7 @@ static status save(void *ctx, const char *folder) {
     TRY(export_part(&j->unet, &c, PART_UNET, folder));
     TRY(export_part(&j->text, &c, PART_TEXT, folder));
     TRY(export_part(&b->vae->ps, &c, PART_VAE, folder));
-    snprintf(to, sizeof to, "%s/tokenizer", folder);
-    TRY(os_mkdir_p(to));
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) TRY(copy_file(b->tokenizer, to, files[i]));
+    TRY(base_copy_tokenizer(b->tokenizer, folder));
     TRY(export_index(&c, folder));
 out:
     return st;
@@ -125,8 +132,7 @@ out:
 
 static status memory(base_job *j) {
     size_t n = (size_t)j->p->batch,
-           one = (size_t)j->b->h * (size_t)j->b->w * (size_t)j->b->unet.in_channels;
-    j->one = one;
+           one = j->one;
     j->x = mem_zalloc(sizeof *j->x * n * one), j->y = mem_alloc(sizeof *j->y * n * one);
     j->t = mem_zalloc(sizeof *j->t * n), j->level_x = mem_alloc(sizeof *j->level_x * n),
     j->level_v = mem_alloc(sizeof *j->level_v * n);
@@ -149,29 +155,53 @@ static status declare(base_job *j) {
     }
     TRY(init_unet(&j->unet, j->p->seed));
     TRY(init_text(&j->text, j->p->seed));
-    if (j->b->from) {
-        TRY(import_part(&j->unet, PART_UNET, j->b->from));
-        TRY(import_part(&j->text, PART_TEXT, j->b->from));
-    }
+    const char *text = j->b->text_from ? j->b->text_from : j->b->from;
+    if (j->b->from) TRY(import_part(&j->unet, PART_UNET, j->b->from));
+    if (text) TRY(import_part(&j->text, PART_TEXT, text));
+out:
+    return st;
+}
+
+void base_init(base_job *j, device *dev, dtype type, const train_params *p,
+               const train_base_params *b) {
+    *j = (base_job){.dev = dev, .type = type, .p = p, .b = b};
+    j->tokens = b->text.max_position_embeddings;
+    j->one = (size_t)b->h * (size_t)b->w * (size_t)b->unet.in_channels;
+    params_init(&j->unet, dev, type);
+    params_init(&j->text, dev, type);
+}
+
+void base_fini(base_job *j) {
+    plan_destroy(j->step);
+    plan_destroy(j->ask);
+    params_fini(&j->unet);
+    params_fini(&j->text);
+    tokenizer_close(j->tok);
+    mem_free(j->x), mem_free(j->y), mem_free(j->t), mem_free(j->level_x), mem_free(j->level_v);
+    mem_free(j->captions), mem_free(j->sample), mem_free(j->ids), mem_free(j->abar);
+}
+
+status base_prepare(base_job *j) {
+    status st = OK;
+    const train_base_params *b = j->b;
+    if (j->p->batch < 2 || j->p->batch > 1024)
+        TRY(fail(E_USAGE, "batch %d: expected 2 to 1024", j->p->batch));
+    TRY(tokenizer_open(b->tokenizer, &j->tok));
+    if (tokenizer_size(j->tok) > b->text.vocab_size || tokenizer_max_length(j->tok) != j->tokens)
+        TRY(fail(E_USAGE, "%s has %d ids and %d positions, the text encoder %d and %d",
+                 b->tokenizer, tokenizer_size(j->tok), tokenizer_max_length(j->tok),
+                 b->text.vocab_size, j->tokens));
+    TRY(memory(j));
+    TRY(schedule_alphas_cumprod(&b->schedule, j->abar));
 out:
     return st;
 }
 
 status train_base(device *dev, dtype type, const train_params *p, const train_base_params *b) {
     status st = OK;
-    base_job j = {
-        .dev = dev, .type = type, .p = p, .b = b, .tokens = b->text.max_position_embeddings};
-    params_init(&j.unet, dev, type);
-    params_init(&j.text, dev, type);
-    if (p->batch < 2 || p->batch > 1024)
-        TRY(fail(E_USAGE, "batch %d: expected 2 to 1024", p->batch));
-    TRY(tokenizer_open(b->tokenizer, &j.tok));
-    if (tokenizer_size(j.tok) > b->text.vocab_size || tokenizer_max_length(j.tok) != j.tokens)
-        TRY(fail(E_USAGE, "%s has %d ids and %d positions, the text encoder %d and %d",
-                 b->tokenizer, tokenizer_size(j.tok), tokenizer_max_length(j.tok),
-                 b->text.vocab_size, j.tokens));
-    TRY(memory(&j));
-    TRY(schedule_alphas_cumprod(&b->schedule, j.abar));
+    base_job j;
+    base_init(&j, dev, type, p, b);
+    TRY(base_prepare(&j));
     TRY(declare(&j));
     TRY(record_step(&j));
     TRY(record_ask(&j));
@@ -191,12 +221,6 @@ status train_base(device *dev, dtype type, const train_params *p, const train_ba
                      .ctx = &j};
     TRY(train_run(&run, &s));
 out:
-    plan_destroy(j.step);
-    plan_destroy(j.ask);
-    params_fini(&j.unet);
-    params_fini(&j.text);
-    tokenizer_close(j.tok);
-    mem_free(j.x), mem_free(j.y), mem_free(j.t), mem_free(j.level_x), mem_free(j.level_v);
-    mem_free(j.captions), mem_free(j.sample), mem_free(j.ids), mem_free(j.abar);
+    base_fini(&j);
     return st;
 }

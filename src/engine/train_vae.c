@@ -24,7 +24,7 @@ static size_t picture_elems(const job *j) { return (size_t)j->v->side * (size_t)
 static status record_step(job *j) {
     graph *g = graph_create(j->dev);
     if (!g) return graph_status(g);
-    static const char *const term[VAE_LOSS_COUNT] = {"pixels", "edges", "features", "moments"};
+    static const char *const term[VAE_LOSS_COUNT] = {"pixels", "edges", "features", "moments", "squares"};
     int64_t b = j->p->batch, side = j->v->side;
     nn m = {g, &j->model, NULL}, judge = {g, &j->judge, NULL};
     tensor *x = graph_input(g, "image", DT_F32, SHAPE(b, side, side, 3)),
@@ -185,7 +185,8 @@ static status prepare(job *j) {
     if (!j->rgb || !j->px || !j->latent || !j->seen)
         TRY(fail(E_HOST_MEMORY, "no host memory for a batch of %d pictures", j->p->batch));
     TRY(vae_declare(&j->model, &j->v->vae));
-    for (int i = 0; i < j->model.n; i++) j->model.p[i].trainable = true;
+    for (int i = 0; i < j->model.n; i++)
+        j->model.p[i].trainable = !j->v->decoder_only || strncmp(j->model.p[i].name, "decoder.", 8) == 0;
     TRY(params_allocate(&j->model));
     TRY(init_vae_tiny(&j->model, j->p->seed));
     if (j->v->from) TRY(import_part(&j->model, PART_VAE, j->v->from));
@@ -209,8 +210,8 @@ status train_vae(device *dev, dtype type, const train_params *p, const train_vae
                      .part = {&j.model},
                      .part_name = {"vae"},
                      .n_parts = 1,
-                     .show = {"loss", "pixels", "edges", "features", "moments"},
-                     .n_show = 5,
+                     .show = {"loss", "pixels", "edges", "features", "moments", "squares"},
+                     .n_show = 6,
                      .feed = feed,
                      .sheet = sheet,
                      .save = save,

@@ -2,7 +2,8 @@
  * What those kernels leave to the caller: sums over sets in f32, the type conversions, D = dy . out_s, and the
  * region table, which is spread out into a bias [1 or heads, Tq, Tk] of one query entry at a time.
  * Gradients of banks in half types are summed in f32 scratch: of the whole bank, or, where every entry has one
- * reader, of one entry.
+ * reader, of one entry. Many small entries that share nothing go to the threads whole, each thread with scratch of
+ * its own: within one, waiting for each other would take longer than the work.
  * SPDX-License-Identifier: MIT */
 #include "op/attention_internal.h"
 #include "host/lanes.h"
@@ -12,6 +13,7 @@
 typedef struct frame {
     const node *n; attention_geom a; dtype type; bool backward;
     bool each;             /* every entry of the only bank has one reader */
+    int lanes;             /* entries at once, each with its own frame */
     host_attention_part part[ATTENTION_MAX_PARTS];
     host_attention_args args;
     float *y;              /* [Tq, D] sum over sets; backward: out_s, recomputed */
@@ -22,11 +24,20 @@ typedef struct frame {
     void *kernel;
 } frame;
 
-static void frame_init(frame *f, const node *n, bool backward) {
+#define SMALL_ENTRY ((int64_t)1 << 24) /* multiplications: 256 tokens of 256 */
+
+static int entries_at_once(const frame *f, int threads) {
+    const attention_geom *a = &f->a;
+    bool apart = f->each || !f->backward, small = a->tq * a->tk * a->d <= SMALL_ENTRY;
+    return apart && small && a->nq >= threads ? threads : 1;
+}
+
+static void frame_init(frame *f, host *h, const node *n, bool backward) {
     *f = (frame){.n = n, .a = attention_geometry(n), .type = n->in[AT_Q]->dtype, .backward = backward};
     f->each = ATTRS(n, attention_attrs)->plain && f->a.banks == 1 && f->a.nb[0] == f->a.nq;
     f->args = (host_attention_args){.type = f->type, .heads = (int)f->a.heads, .tq = f->a.tq, .kw = f->a.k, .scale = f->a.scale,
-                                    .causal = f->a.causal, .ld_q = f->a.d, .part = f->part};
+                                    .causal = f->a.causal, .ld_q = f->a.d};
+    f->lanes = entries_at_once(f, host_threads(h));
 }
 
 static const char *entry_of(const tensor *t, int64_t e) {
@@ -61,6 +72,7 @@ static void frame_set(frame *f, int64_t q, int64_t s) {
         if (f->dkv[2 * bank + 1]) part->dv = f->dkv[2 * bank + 1] + (f->each && f->type != DT_F32 ? 0 : entry * stride);
         j += a->tb[bank];
     }
+    f->args.part = f->part;
     f->args.n_parts = set->n;
     f->args.q = entry_of(n->in[AT_Q], q);
 }
@@ -71,6 +83,7 @@ static size_t kernel_bytes(host *h, frame *f) {
     for (int64_t i = 0; i < f->a.nq * f->a.sets; i++) {
         const attention_set *set = &f->a.set[i];
         for (int p = 0; p < set->n; p++) f->part[p] = (host_attention_part){.t = f->a.tb[set->part[p].bank]};
+        f->args.part = f->part;
         f->args.n_parts = set->n;
         most = MAX(most, host_attention_scratch(h, &f->args, f->backward));
         if (f->backward && f->a.recompute) most = MAX(most, host_attention_scratch(h, &f->args, false));
@@ -105,9 +118,9 @@ static size_t frame_cut(frame *f, char *base) {
 
 static status prepare(prep *p, node *n, bool backward) {
     frame f;
-    frame_init(&f, n, backward);
+    frame_init(&f, p->host, n, backward);
     size_t bytes = frame_cut(&f, NULL);
-    prep_scratch(n, bytes + kernel_bytes(p->host, &f));
+    prep_scratch(n, align_up(bytes + kernel_bytes(p->host, &f), 64) * (size_t)f.lanes);
     return OK;
 }
 status attention_host_prepare(prep *p, node *n) { return prepare(p, n, false); }
@@ -139,26 +152,46 @@ static void spread_regions(host *h, const frame *f, int64_t q) {
     host_parallel(h, bias_heads(&f->a) * f->a.tq, MAX(1, 16384 / f->a.tk), region_rows, &j);
 }
 
+/* ---- entries ---- */
+typedef struct entries { host *h; const frame *f; void (*run)(host *h, frame *f, int64_t q); } entries;
+
+static void lanes_body(void *ctx, int64_t begin, int64_t end) {
+    const entries *e = ctx;
+    size_t lane_bytes = e->f->n->scratch_bytes / (size_t)e->f->lanes / 64 * 64;
+    for (int64_t l = begin; l < end; l++) {
+        frame f = *e->f;
+        frame_cut(&f, (char *)f.n->scratch->data + (size_t)l * lane_bytes);
+        for (int64_t q = l; q < f.a.nq; q += f.lanes) e->run(e->h, &f, q);
+    }
+}
+
+static void each_entry(host *h, const frame *f, void (*run)(host *h, frame *f, int64_t q)) {
+    entries e = {h, f, run};
+    host_parallel(h, f->lanes, 1, lanes_body, &e);
+}
+
 /* ---- forward ---- */
+static void forward_entry(host *h, frame *f, int64_t q) {
+    const node *n = f->n;
+    const attention_geom *a = &f->a;
+    int64_t rows = a->tq * a->d;
+    char *y = (char *)n->out[0]->data + (size_t)(q * rows) * dtype_bytes(f->type);
+    spread_regions(h, f, q);
+    for (int64_t s = 0; s < a->sets; s++) {
+        frame_set(f, q, s);
+        f->args.weight = weight_at(f, q, s);
+        f->args.accumulate = s > 0;
+        f->args.y = f->y ? f->y : (float *)(void *)y;
+        f->args.lse = (float *)n->out[1]->data + row_at(a, q, s);
+        host_attention_fwd(h, &f->args, f->kernel);
+    }
+    if (f->y) host_convert(h, y, f->type, f->y, DT_F32, rows);
+}
+
 void attention_host_run(host *h, const node *n) {
     frame f;
-    frame_init(&f, n, false);
-    frame_cut(&f, n->scratch->data);
-    const attention_geom *a = &f.a;
-    int64_t rows = a->tq * a->d;
-    for (int64_t q = 0; q < a->nq; q++) {
-        char *y = (char *)n->out[0]->data + (size_t)(q * rows) * dtype_bytes(f.type);
-        spread_regions(h, &f, q);
-        for (int64_t s = 0; s < a->sets; s++) {
-            frame_set(&f, q, s);
-            f.args.weight = weight_at(&f, q, s);
-            f.args.accumulate = s > 0;
-            f.args.y = f.y ? f.y : (float *)(void *)y;
-            f.args.lse = (float *)n->out[1]->data + row_at(a, q, s);
-            host_attention_fwd(h, &f.args, f.kernel);
-        }
-        if (f.y) host_convert(h, y, f.type, f.y, DT_F32, rows);
-    }
+    frame_init(&f, h, n, false);
+    each_entry(h, &f, forward_entry);
 }
 
 /* ---- backward: D, w dy ---- */
@@ -234,31 +267,37 @@ static void banks_pass(host *h, frame *f, int64_t q, bool convert) {
     }
 }
 
-void attention_host_bwd_run(host *h, const node *n) {
-    frame f;
-    frame_init(&f, n, true);
-    frame_cut(&f, n->scratch->data);
-    const attention_geom *a = &f.a;
+static void backward_entry(host *h, frame *f, int64_t q) {
+    const node *n = f->n;
+    const attention_geom *a = &f->a;
     int64_t rows = a->tq * a->d;
     int out_q = attention_bwd_out(n, WANT_Q);
-    bool any = ATTRS(n, attention_attrs)->wants != 0;
-    if (!f.each) banks_pass(h, &f, -1, false);
-    for (int64_t q = 0; q < a->nq; q++) {
-        char *dq = out_q < 0 ? NULL : (char *)n->out[out_q]->data + (size_t)(q * rows) * dtype_bytes(f.type);
-        f.args.dq = f.dq ? f.dq : (float *)(void *)dq;
-        zero(h, f.args.dq, rows);
-        if (f.each) banks_pass(h, &f, q, false);
-        spread_regions(h, &f, q);
-        for (int64_t s = 0; s < a->sets; s++) {
-            frame_set(&f, q, s);
-            rows_of_set(h, &f, q, s);
-            f.args.lse = f32_of(n, AT_LSE) + row_at(a, q, s);
-            f.args.dy = f.dy;
-            f.args.delta = f.delta;
-            if (any) host_attention_bwd(h, &f.args, f.kernel);
-        }
-        if (dq && f.dq) host_convert(h, dq, f.type, f.dq, DT_F32, rows);
-        if (f.each) banks_pass(h, &f, q, true);
+    char *dq = out_q < 0 ? NULL : (char *)n->out[out_q]->data + (size_t)(q * rows) * dtype_bytes(f->type);
+    f->args.dq = f->dq ? f->dq : (float *)(void *)dq;
+    zero(h, f->args.dq, rows);
+    if (f->each) banks_pass(h, f, q, false);
+    spread_regions(h, f, q);
+    for (int64_t s = 0; s < a->sets; s++) {
+        frame_set(f, q, s);
+        rows_of_set(h, f, q, s);
+        f->args.lse = f32_of(n, AT_LSE) + row_at(a, q, s);
+        f->args.dy = f->dy;
+        f->args.delta = f->delta;
+        if (ATTRS(n, attention_attrs)->wants) host_attention_bwd(h, &f->args, f->kernel);
     }
-    if (!f.each) banks_pass(h, &f, -1, true);
+    if (dq && f->dq) host_convert(h, dq, f->type, f->dq, DT_F32, rows);
+    if (f->each) banks_pass(h, f, q, true);
+}
+
+void attention_host_bwd_run(host *h, const node *n) {
+    frame f;
+    frame_init(&f, h, n, true);
+    if (f.each) {
+        each_entry(h, &f, backward_entry);
+        return;
+    }
+    frame_cut(&f, n->scratch->data);
+    banks_pass(h, &f, -1, false);
+    for (int64_t q = 0; q < f.a.nq; q++) backward_entry(h, &f, q);
+    banks_pass(h, &f, -1, true);
 }

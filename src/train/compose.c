@@ -21,9 +21,11 @@ const compose_params compose_autoencoder = {
     ALL_GROUPS,        CAPTIONS,         .line_weight = 2, .grid = 0.08,      .grid_same = 0.5,
     .pair = 0.04,      .flat = 0.5,      .scene = 0.08,    .any_color = true, .aligned = 0.5,
     .scale_min = 0.85, .scale_max = 1.7, .shift_px = 24,   .mirror = 0.5};
+/* As drawn, always: what a caption leaves open (which way a thing looks, where it stands) a denoiser
+ * can only average, and things stayed blots until it was closed. */
 const compose_params compose_stage_a = {
-    ALL_GROUPS,        CAPTIONS,       .line_weight = 1, .flat = 0.43,   .aligned = 0.5,
-    .scale_min = 0.75, .scale_max = 1, .shift_px = 16,   .inside = true, .mirror = 0.5};
+    ALL_GROUPS,  .line_weight = 1,  .flat = 0.3,      .aligned = 1,   .scale_min = 1,  .scale_max = 1,
+    .no_caption = 0.1, .no_style = 0.1, .keyword = 0.1, .say_white = 0.3};
 const compose_params compose_stage_b = {
     ALL_GROUPS,        CAPTIONS,       .line_weight = 1, .grid = 0.16,   .grid_same = 0.3,
     .pair = 0.1,       .flat = 0.3,    .scene = 0.3,     .hue = 0.4,     .aligned = 0.5,

@@ -51,7 +51,8 @@ void vae_loss(nn *m, const vae_config *c, nn *judge, const vae_loss_params *p, t
     out->term[VAE_LOSS_FEATURES] =
         judge ? features(judge, out->picture, image) : op_zeros(g, DT_F32, SHAPE(1));
     out->term[VAE_LOSS_MOMENTS] = moments(g, z);
-    const float weight[VAE_LOSS_COUNT] = {1.0f, p->edges, p->features, p->moments};
+    out->term[VAE_LOSS_SQUARES] = op_mse(g, out->picture, image, NULL, NULL);
+    const float weight[VAE_LOSS_COUNT] = {1.0f, p->edges, p->features, p->moments, p->squares};
     out->loss = out->term[0];
     for (int i = 1; i < VAE_LOSS_COUNT; i++)
         if (weight[i] > 0) out->loss = op_add(g, out->loss, op_scale(g, out->term[i], weight[i]));

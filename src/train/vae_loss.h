@@ -4,8 +4,8 @@
 #include "family/squeezenet.h"
 #include "family/vae.h"
 
-typedef struct vae_loss_params { float edges, features, moments; } vae_loss_params; /* weights beside the first term's 1 */
-typedef enum vae_loss_term { VAE_LOSS_PIXELS, VAE_LOSS_EDGES, VAE_LOSS_FEATURES, VAE_LOSS_MOMENTS, VAE_LOSS_COUNT } vae_loss_term;
+typedef struct vae_loss_params { float edges, features, moments, squares; } vae_loss_params; /* weights beside the first term's 1 */
+typedef enum vae_loss_term { VAE_LOSS_PIXELS, VAE_LOSS_EDGES, VAE_LOSS_FEATURES, VAE_LOSS_MOMENTS, VAE_LOSS_SQUARES, VAE_LOSS_COUNT } vae_loss_term;
 typedef struct vae_loss_out {
     tensor *loss, *term[VAE_LOSS_COUNT];   /* [1] f32; terms unweighted */
     tensor *latent, *picture;              /* what the decoder saw, and gave */

@@ -188,7 +188,7 @@ static void test_aligned(void) {
 /* Black ink on a light colour, at any scale: nothing brighter than the ground (a halo). */
 static void test_no_halo(void) {
     compose_params p = compose_stage_a;
-    p.flat = 1, p.aligned = 0;
+    p.flat = 1, p.aligned = 0, p.scale_min = 0.75, p.shift_px = 16, p.inside = true;
     setup s = begin(&p);
     static uint8_t rgb[COMPOSE_RGB_BYTES];
     int seen = 0;
@@ -225,7 +225,7 @@ static box box_of(const uint8_t *px, int channels) {
 /* `inside`: however far a thing is shifted, it is there whole, at the scale asked for. */
 static void test_inside(void) {
     compose_params p = compose_stage_a;
-    p.flat = 0, p.aligned = 0, p.scale_min = p.scale_max = 0.75, p.shift_px = 128;
+    p.flat = 0, p.aligned = 0, p.scale_min = p.scale_max = 0.75, p.shift_px = 128, p.inside = true;
     setup s = begin(&p);
     static uint8_t rgb[COMPOSE_RGB_BYTES], rgba[CORPUS_RGBA_BYTES];
     int corners = 0, seen = 0;

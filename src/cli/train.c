@@ -8,7 +8,7 @@
 typedef struct options {
     const char *stage, *data, *out, *device, *precision, *judge, *vae, *words, *pool, *compose, *from, *text;
     int steps, batch, accumulate, seed, threads, channels, log_every, count, first;
-    float lr, save_minutes, sheet_minutes;
+    float lr, shift, shift_late, save_minutes, sheet_minutes;
     bool checkpointing, decoder;
     device *dev;
     dtype type;
@@ -228,9 +228,10 @@ static status stage_denoiser(const options *o, bool text) {
                            .h = COMPOSE_SIDE / 8,
                            .w = COMPOSE_SIDE / 8,
                            .tokenizer = o->words,
-                           .shift = 1.5,
-                           .shift_late = 1,
-                           .text_lr = 1,
+                           .shift = (double)o->shift,
+                           .shift_late = (double)o->shift_late,
+                           /* one that knows its words only has to follow */
+                           .text_lr = o->text ? 0.25 : 1,
                            .n_held_out = text ? 512 : 64,
                            .n_prompts = THINGS * STYLES,
                            .columns = THINGS,
@@ -291,6 +292,8 @@ static status train(options *o) {
     for (int i = 0; i < (int)ARRAY_LEN(stages); i++)
         if (strcmp(o->stage, stages[i].name) == 0) stage = i;
     if (stage < 0) return fail(E_USAGE, "--stage %s: expected vae, words, pool, text or base", o->stage);
+    if (!(o->shift > 0 && o->shift <= 100 && o->shift_late > 0 && o->shift_late <= 100))
+        return fail(E_USAGE, "--shift %g, --shift-late %g: expected above 0, at most 100", (double)o->shift, (double)o->shift_late);
     if (o->steps < 0 || o->batch < 1 || o->accumulate < 1 || o->log_every < 1)
         return fail(E_USAGE, "--steps, --batch, --accumulate and --log-every must be positive");
     TRY(device_open(&op_all,
@@ -318,6 +321,8 @@ int cmd_train(int argc, char **argv) {
                  .channels = 12,
                  .count = 60000,
                  .log_every = 20,
+                 .shift = 1.5f,
+                 .shift_late = 1,
                  .save_minutes = 5,
                  .sheet_minutes = 15};
     bool help = false;
@@ -345,6 +350,9 @@ int cmd_train(int argc, char **argv) {
         {"batch", OPT_INT, &o.batch, "pictures at once (16)", NULL},
         {"accumulate", OPT_INT, &o.accumulate, "batches a step (1)", NULL},
         {"lr", OPT_FLOAT, &o.lr, "learning rate (vae, text: 0.001, base: 0.0004)", NULL},
+        {"shift", OPT_FLOAT, &o.shift,
+         "base: of the timesteps towards noise, 1 = even; what a picture shows is decided there (1.5)", NULL},
+        {"shift-late", OPT_FLOAT, &o.shift_late, "base: the same in the last third of the steps (1)", NULL},
         {"channels", OPT_INT, &o.channels, "of the autoencoder's latents (12)", NULL},
         {"decoder-only", OPT_FLAG, &o.decoder, "vae: train the decoder alone, for squared error; latents stay what they are", NULL},
         {"judge", OPT_STRING, &o.judge,

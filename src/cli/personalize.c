@@ -157,7 +157,7 @@ static status parse(int argc, char **argv, wishes *w, personalize_params *p, boo
         {"batch", OPT_INT, &w->batch, "pictures at once (1)", "train-batch-size"},
         {"accumulate", OPT_INT, &w->accumulate, "batches a step (1)",
          "gradient-accumulation-steps"},
-        {"optimizer", OPT_STRING, &w->optimizer, "adamw (default) or prodigy", NULL},
+        {"optimizer", OPT_STRING, &w->optimizer, "adamw (default), adamw8bit or prodigy", NULL},
         {"lr", OPT_FLOAT, &w->lr, "learning rate (lora 1e-4, others 4e-4, prodigy 1)",
          "learning-rate"},
         {"schedule", OPT_STRING, &w->schedule, "constant (default) or cosine", "lr-scheduler"},

@@ -1,7 +1,7 @@
-/* test_adamw8bit.c: AdamW with moments of 8 bits: against NumPy in float64 (tests/golden/make_adamw8bit.py),
- * what it takes of memory, a run that is saved and goes on against one that is not, and whether it
- * learns as AdamW does. usage: test_adamw8bit GOLDEN_DIR cpu|vulkan      exit 77: no such device
- * SPDX-License-Identifier: MIT */
+/* test_adamw8bit.c: AdamW with moments of 8 bits: against NumPy in float64
+ * (tests/golden/make_adamw8bit.py), what it takes of memory, a run that is saved and goes on
+ * against one that is not, and whether it learns as AdamW does. usage: test_adamw8bit GOLDEN_DIR
+ * cpu|vulkan      exit 77: no such device SPDX-License-Identifier: MIT */
 #include "file/file.h"
 #include "test.h"
 #include "train/train.h"
@@ -34,7 +34,8 @@ static const safetensor *find(const safetensors *f, const char *name, int64_t co
     return t;
 }
 
-/* f32 may fall on the other side of the middle between two levels where float64 does not, rarely. */
+/* f32 may fall on the other side of the middle between two levels where float64 does not, rarely.
+ */
 static void test_oracle(void) {
     enum { BLOCKS = (N + 255) / 256 };
     static float start[N], grad[STEPS * N], want[N], got[N], zero[ROWS], scale[2 * BLOCKS];

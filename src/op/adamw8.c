@@ -2,11 +2,11 @@
  *   p, grad  [n] f32, n cut into blocks of 256      hyper, factor, found_inf, copy  as adamw's
  *   codes    [blocks, 128] u32 state: 256 bytes of m, then 256 of v, lowest byte first
  *   scale    [blocks, 2] f32 state: largest |m| and v of the block. All zeros: moments of 0
- * A moment is level(code) * scale. Levels are pseudo floats: a decade of ten per power of two, as many
- * steps in it as the power says, so 7 decades below 1; m has signs, v one step more a decade. The step
- * is taken with moments as they are before they are rounded to the nearest level. A negative m does not become 0.
- *   errors  E_SHAPE      source  Dettmers et al. 2022 (8-bit optimizers, block-wise, dynamic map)
- * SPDX-License-Identifier: MIT */
+ * A moment is level(code) * scale. Levels are pseudo floats: a decade of ten per power of two, as
+ * many steps in it as the power says, so 7 decades below 1; m has signs, v one step more a decade.
+ * The step is taken with moments as they are before they are rounded to the nearest level. A
+ * negative m does not become 0. errors  E_SHAPE      source  Dettmers et al. 2022 (8-bit
+ * optimizers, block-wise, dynamic map) SPDX-License-Identifier: MIT */
 #include "op/move.h"
 #include <math.h>
 
@@ -183,8 +183,9 @@ static void ref_block(const node *n, int64_t b) {
         double g = factor * IN(GRAD, i);
         m[k] = b1 * level_m(code[k]) * IN(SCALE, 2 * b) + (1 - b1) * g;
         v[k] = b2 * level_v(code[BLOCK + k]) * IN(SCALE, 2 * b + 1) + (1 - b2) * g * g;
-        double p = IN(P, i) * (1 - lr * IN(HYPER, 4)) -
-                   lr / (1 - pow(b1, t)) * m[k] / (sqrt(v[k]) / sqrt(1 - pow(b2, t)) + IN(HYPER, 3));
+        double p =
+            IN(P, i) * (1 - lr * IN(HYPER, 4)) -
+            lr / (1 - pow(b1, t)) * m[k] / (sqrt(v[k]) / sqrt(1 - pow(b2, t)) + IN(HYPER, 3));
         SET_IN(P, i, p);
         if (n->in[COPY]) SET_IN(COPY, i, p);
         most_m = fmax(most_m, fabs(m[k])), most_v = fmax(most_v, v[k]);

@@ -1,7 +1,8 @@
-/* adamw8bit.c: AdamW with moments of 8 bits. Blocks that share a scale begin with each parameter, as
- * in bitsandbytes, so what is kept does not depend on how a device cuts parameters into flats; that
- * makes a step a dispatch per parameter instead of one per flat. Small parameters are not worth the
- * rounding. source  Dettmers et al. 2022; bitsandbytes' AdamW8bit SPDX-License-Identifier: MIT */
+/* adamw8bit.c: AdamW with moments of 8 bits. Blocks that share a scale begin with each parameter,
+ * as in bitsandbytes, so what is kept does not depend on how a device cuts parameters into flats;
+ * that makes a step a dispatch per parameter instead of one per flat. Small parameters are not
+ * worth the rounding. source  Dettmers et al. 2022; bitsandbytes' AdamW8bit
+ * SPDX-License-Identifier: MIT */
 #include "train/adamw8bit.h"
 
 static bool small(const param *p) { return shape_count(&p->s) < ADAMW8BIT_LEAST; }
@@ -44,8 +45,9 @@ uint64_t adamw8bit_bytes(const params *part) {
     for (int i = 0; i < part->n; i++) {
         uint64_t n = (uint64_t)shape_count(&part->p[i].s), f32 = sizeof(float);
         if (!part->p[i].trainable) continue;
-        bytes += small(&part->p[i]) ? 2 * f32 * n
-                                    : (n + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK * 2 * (ADAMW8_BLOCK + f32);
+        bytes += small(&part->p[i])
+                     ? 2 * f32 * n
+                     : (n + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK * 2 * (ADAMW8_BLOCK + f32);
     }
     return bytes;
 }

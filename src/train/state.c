@@ -1,7 +1,7 @@
 /* state.c: a run's state as one safetensors file: for every trainable PART/NAME its value, and with
- * .m, .v, .average and such behind the name what the optimiser keeps (moments of 8 bits as they are).
- * By name, not by flat: flats differ between devices. All else that a run depends on is counters (random numbers are keyed by
- * them), which are notes. SPDX-License-Identifier: MIT */
+ * .m, .v, .average and such behind the name what the optimiser keeps (moments of 8 bits as they
+ * are). By name, not by flat: flats differ between devices. All else that a run depends on is
+ * counters (random numbers are keyed by them), which are notes. SPDX-License-Identifier: MIT */
 #include "file/file.h"
 #include "train/train.h"
 #include <stdio.h>
@@ -96,7 +96,8 @@ static status list_own(const optimizer *o, int k, const char *part, listing *l) 
         const struct {
             array *a;
             const char *ending;
-        } all[OWN] = {{own->codes, ".codes"}, {own->scale, ".scale"}, {own->m, ".m"}, {own->v, ".v"}};
+        } all[OWN] = {
+            {own->codes, ".codes"}, {own->scale, ".scale"}, {own->m, ".m"}, {own->v, ".v"}};
         for (int n = 0; n < OWN; n++) {
             if (!all[n].a) continue;
             TRY(add_piece(l, all[n].a, NULL));

@@ -17,7 +17,8 @@ typedef struct row {
     const char *name;
     char curve[64];                        /* "" = the model itself */
     album seen, unrelated, styled;         /* [targets][batch]; [unrelated]; [styles of the corpus], empty without one */
-    double references, targets, fidelity, diversity, drift, thing, style; /* thing, style: NAN without a corpus */
+    double references, targets, distance, fidelity, diversity, drift, thing, style; /* distance: of features,
+                                              to the target of the caption, place by place; thing, style: NAN without a corpus */
     const char *nearest;                   /* NULL = not asked */
 } row;
 

@@ -14,11 +14,12 @@ static void print_share(double v) {
 }
 
 static void print_table(const personal_eval *e) {
-    printf("%10s %10s %9s %6s %6s %10s %8s%s  adapter\n", "references", "targets", "fidelity",
-           "thing", "style", "diversity", "drift", e->n_subjects ? "  nearest             " : "");
+    printf("%10s %10s %9s %9s %6s %6s %10s %8s%s  adapter\n", "references", "targets", "distance",
+           "fidelity", "thing", "style", "diversity", "drift",
+           e->n_subjects ? "  nearest             " : "");
     for (int i = 0; i <= e->n; i++) {
         const row *r = &e->row[i];
-        printf("%10.4f %10.4f %9.2f", r->references, r->targets, r->fidelity);
+        printf("%10.4f %10.4f %9.4f %9.2f", r->references, r->targets, r->distance, r->fidelity);
         print_share(r->thing);
         print_share(r->style);
         printf(" %10.4f %8.4f", r->diversity, r->drift);
@@ -26,8 +27,10 @@ static void print_table(const personal_eval *e) {
         printf("  %s\n", r->name);
     }
     printf(
-        "references, targets: likeness to the subject's pictures, 1 = the same. fidelity: share "
-        "that is nearest to the target of its own caption.\nthing: share of other things that are "
+        "references, targets: likeness to the subject's pictures, 1 = the same. distance: to the "
+        "target, "
+        "place by place. fidelity: share that is nearest to the target of its own caption.\nthing: "
+        "share of other things that are "
         "drawn as themselves; style: share of the corpus' styles in which the subject is drawn "
         "(--data).\ndiversity: unlikeness of pictures "
         "of one caption. drift: distance from the base model's pictures of unrelated prompts.\n");
@@ -37,13 +40,10 @@ static bool add_row(cJSON *list, const row *r) {
     const struct {
         const char *key;
         double value;
-    } numbers[] = {{"references", r->references},
-                   {"targets", r->targets},
-                   {"fidelity", r->fidelity},
-                   {"thing", r->thing},
-                   {"style", r->style},
-                   {"diversity", r->diversity},
-                   {"drift", r->drift}};
+    } numbers[] = {{"references", r->references}, {"targets", r->targets},
+                   {"distance", r->distance},     {"fidelity", r->fidelity},
+                   {"thing", r->thing},           {"style", r->style},
+                   {"diversity", r->diversity},   {"drift", r->drift}};
     cJSON *o = cJSON_CreateObject();
     bool ok = o && cJSON_AddItemToArray(list, o) && cJSON_AddStringToObject(o, "adapter", r->name);
     if (ok && *r->curve) ok = cJSON_AddStringToObject(o, "curve", r->curve);

@@ -10,9 +10,9 @@
 enum { MOST_REPORTS = MOST_ADAPTERS, MOST_CURVES = PLOT_LINES, MOST_POINTS = 32, LEVELS = 3 };
 static const double share[LEVELS] = {0.5, 0.75, 1}; /* of what all curves reach */
 
-enum { REFERENCES, TARGETS, FIDELITY, THING, STYLE, DIVERSITY, DRIFT, MEASURES };
-static const char *const key[MEASURES] = {"references", "targets",   "fidelity", "thing",
-                                          "style",      "diversity", "drift"};
+enum { REFERENCES, TARGETS, DISTANCE, FIDELITY, THING, STYLE, DIVERSITY, DRIFT, MEASURES };
+static const char *const key[MEASURES] = {"references", "targets", "distance",  "fidelity",
+                                          "thing",      "style",   "diversity", "drift"};
 
 typedef struct curve {
     char name[64];
@@ -163,10 +163,11 @@ static void print_summary(const summary *s) {
             printf("\n%-12s", p ? s->mean.of[i].name : "(the model)");
             for (int k = 0; k < MEASURES; k++) printf(" %10.4f", s->mean.of[i].m[p][k]);
         }
-    printf("\n\nDrift where likeness to targets is equal (50, 75, 100 %% of what all of a subject's "
-           "curves gain), subjects with less than %s at 100 %%, and those drawn nearest to "
-           "themselves:\n",
-           s->mean.of[0].name);
+    printf(
+        "\n\nDrift where likeness to targets is equal (50, 75, 100 %% of what all of a subject's "
+        "curves gain), subjects with less than %s at 100 %%, and those drawn nearest to "
+        "themselves:\n",
+        s->mean.of[0].name);
     if (s->asked)
         printf("%-12s %32s %8s %8d of %d\n", "(the model)", "", "", s->base_right, s->asked);
     for (int i = 0; i < s->mean.n; i++) {

@@ -47,7 +47,7 @@ static status choose(personal_eval *e, words *w) {
                 w->candidate[w->first[s] + (int)(taken * (2 * k + 1) / (2 * ASKED))];
     }
     w->first[styles] = w->n;
-    return OK;
+    return w->n ? OK : fail(E_FORMAT, "%s: no trained pictures to compare with", e->data);
 }
 
 static status write_prompts(personal_eval *e, words *w) {

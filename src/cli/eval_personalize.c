@@ -249,7 +249,7 @@ static double mean_likeness(const album *a, const album *b) {
     return sum / MAX(a->n * b->n, 1);
 }
 
-/* Is a picture nearer to the target of its own caption than to all others? */
+/* Is a picture nearer to the target of its own caption than to all others, and how near? */
 static status measure_fidelity(personal_eval *e, row *r) {
     status st = OK;
     int right = 0;
@@ -259,6 +259,7 @@ static status measure_fidelity(personal_eval *e, row *r) {
         for (int k = 0; k < e->target.n; k++) {
             TRY(judge_distance(e->j, &r->seen.it[i].im, &e->target.it[k].im, &d));
             if (d < least) least = d, at = k;
+            if (k == i / e->batch) r->distance += d / r->seen.n;
         }
         right += at == i / e->batch;
     }

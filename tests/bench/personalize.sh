@@ -13,7 +13,7 @@ set_folder=$1 work=$2
 shift 2
 imago=$(dirname "$0")/../../build/imago
 adapters=${ADAPTERS:-lora oft coft boft} steps=${STEPS:-240}
-token=sks
+token=sks batch=2
 mkdir -p "$work"
 
 # lines "subject class role file caption" of a table, whatever the order of its columns
@@ -34,13 +34,13 @@ lay_out_table() {
     done
 }
 
-# Ten held-out things, five styles at most to learn from, the last of the list to draw: not the same style each time.
+# Ten held-out things: up to five styles to learn from, another to draw, which differs from thing to thing.
 lay_out_corpus() {
     printf '%s\n' 'cactus plant 1f335 twe' 'avocado fruit 1f951 flat' 'teapot pot 1fad6 noto' 'skateboard board 1f6f9 3d' 'sailboat boat 26f5 blob' \
         'hedgehog animal 1f994 noto' 'backpack bag 1f392 one' 'shoe shoe 1f460 3d' 'accordion instrument 1fa97 twe' 'moai statue 1f5ff flat' |
         while read -r subject class key left_out; do
             n=0
-            for style in "$left_out" 3d flat noto twe blob one; do
+            for style in "$left_out" 3d flat noto twe blob one line; do
                 line=$(awk -F '\t' -v s="$style" -v k="$key" '$1 == s && $2 == k { print $3, $4 }' "$set_folder/index.tsv")
                 [ -n "$line" ] || continue
                 to=references
@@ -57,6 +57,7 @@ lay_out_corpus() {
         done
 }
 
+[ ! -f "$set_folder/index.tsv" ] || batch=6 # there is one target
 if [ ! -f "$work/laid_out" ]; then
     if [ -f "$set_folder/subjects.tsv" ]; then lay_out_table "$set_folder/subjects.tsv"
     elif [ -f "$set_folder/characters.tsv" ]; then lay_out_table "$set_folder/characters.tsv"
@@ -88,7 +89,7 @@ for subject in "$@"; do
     done
     [ -f "$here/report/eval.json" ] ||
         "$imago" eval personalize $stations ${MODEL:+-m "$MODEL"} --references "$here/references" --targets "$here/targets" \
-            --among "$work/among" --subject "$subject" --token $token --class "$class" ${DATA:+--data "$DATA"} -o "$here/report"
+            --among "$work/among" --subject "$subject" --token $token --class "$class" --batch $batch ${DATA:+--data "$DATA"} -o "$here/report"
     reports="$reports $here/report"
 done
 "$imago" eval personalize --summary $reports -o "$work/summary" --overwrite

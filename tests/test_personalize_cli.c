@@ -104,7 +104,7 @@ static void learn(void) {
     REQUIRE_EQ(run(args), 0);
     REQUIRE(says("numbers to train. Memory: weights"));
     snprintf(args, sizeof args,
-             "%s --adapter boft --block 4 --factors 2 --format peft -o '%%d/boft'", common);
+             "%s --adapter boft --block 4 --factors 2 --optimizer adamw8bit --format peft -o '%%d/boft'", common);
     REQUIRE_EQ(run(args), 0);
     snprintf(args, sizeof args,
              "%s --adapter none --train-embedding --token '<disc>' -o '%%d/word.safetensors'",

@@ -52,7 +52,10 @@ out:
 
 static status load_album(personal_eval *e, const char *folder, instance_set *set, album *a) {
     status st = OK;
-    TRY(instances_open(folder, "", set));
+    char prompt[300];
+    snprintf(prompt, sizeof prompt, "a photo of %.100s%s%.100s", e->token,
+             *e->class_word ? " " : "", e->class_word);
+    TRY(instances_open(folder, prompt, set));
     TRY(album_room(e, set->n, a));
     for (int i = 0; i < set->n; i++) {
         TRY(load_picture(e, set->it[i].path, &a->it[i]));
@@ -416,7 +419,7 @@ int cmd_eval_personalize(int argc, char **argv) {
         {"model", OPT_STRING, &e.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"references", OPT_STRING, &e.references, "folder of the pictures that were learned", NULL},
         {"targets", OPT_STRING, &e.targets,
-         "folder of others of the subject, NAME.txt with the prompt to draw beside NAME.png", NULL},
+         "folder of others of the subject, NAME.txt with the prompt to draw beside NAME.png (else \"a photo of TOKEN CLASS\")", NULL},
         {"among", OPT_STRING, &e.among, "folder of subjects, a folder each: whose is nearest?",
          NULL},
         {"data", OPT_STRING, &e.data,

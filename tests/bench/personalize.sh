@@ -5,14 +5,15 @@
 # usage: personalize.sh SET_FOLDER WORK_FOLDER [SUBJECT ...]
 #   SET_FOLDER   holds subjects.tsv or characters.tsv (subject class role image caption, by their header line), or is the packed
 #                picture corpus: then 10 of the things that it holds out, the style left out being the target
-#   ADAPTERS="lora oft coft boft"  STEPS=240  DATA=corpus folder (else no thing and style tests)  MODEL=folder  in the environment
+#   ADAPTERS="lora oft coft boft"  STEPS=240  DATA=corpus folder (else no thing and style tests)  MODEL=folder  EVAL="--cfg 4" (of
+#   imago eval personalize) in the environment
 # WORK/SUBJECT/report: sheet.png, curves.png, eval.json; WORK/summary: the same of all.       SPDX-License-Identifier: MIT
 set -eu
-[ $# -ge 2 ] || { sed -n '5,9s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '5,10s/^# //p' "$0" >&2; exit 2; }
 set_folder=$1 work=$2
 shift 2
 imago=$(dirname "$0")/../../build/imago
-adapters=${ADAPTERS:-lora oft coft boft} steps=${STEPS:-240}
+adapters=${ADAPTERS:-lora oft coft boft} steps=${STEPS:-240} options=${EVAL:---cfg 4}
 token=sks batch=2
 mkdir -p "$work"
 
@@ -89,7 +90,7 @@ for subject in "$@"; do
     done
     [ -f "$here/report/eval.json" ] ||
         "$imago" eval personalize $stations ${MODEL:+-m "$MODEL"} --references "$here/references" --targets "$here/targets" \
-            --among "$work/among" --subject "$subject" --token $token --class "$class" --batch $batch ${DATA:+--data "$DATA"} -o "$here/report"
+            --among "$work/among" --subject "$subject" --token $token --class "$class" --batch $batch $options ${DATA:+--data "$DATA"} -o "$here/report"
     reports="$reports $here/report"
 done
 "$imago" eval personalize --summary $reports -o "$work/summary" --overwrite

@@ -103,8 +103,10 @@ static void learn(void) {
         common);
     REQUIRE_EQ(run(args), 0);
     REQUIRE(says("numbers to train. Memory: weights"));
-    snprintf(args, sizeof args,
-             "%s --adapter boft --block 4 --factors 2 --optimizer adamw8bit --format peft -o '%%d/boft'", common);
+    snprintf(
+        args, sizeof args,
+        "%s --adapter boft --block 4 --factors 2 --optimizer adamw8bit --format peft -o '%%d/boft'",
+        common);
     REQUIRE_EQ(run(args), 0);
     snprintf(args, sizeof args,
              "%s --adapter none --train-embedding --token '<disc>' -o '%%d/word.safetensors'",
@@ -144,8 +146,8 @@ static void compares(void) {
                0);
     cJSON *j = said();
     const cJSON *rows = cJSON_GetObjectItem(j, "adapters"), *base = cJSON_GetArrayItem(rows, 0),
-                *none = cJSON_GetArrayItem(rows, 1), *lora = cJSON_GetArrayItem(rows, 2);
-    REQUIRE_EQ(cJSON_GetArraySize(rows), 3);
+                *none = cJSON_GetArrayItem(rows, 2), *lora = cJSON_GetArrayItem(rows, 3);
+    REQUIRE_EQ(cJSON_GetArraySize(rows), 4);
     REQUIRE(number_of(base, "drift") == 0 && number_of(none, "drift") == 0 &&
             number_of(lora, "drift") > 1e-4);
     REQUIRE(number_of(none, "references") ==
@@ -165,12 +167,12 @@ static void compares(void) {
                0);
     REQUIRE(!strstr(out, "strength 1")); /* no model was opened with it: nothing was missing */
     j = said();
-    lora = cJSON_GetArrayItem(cJSON_GetObjectItem(j, "adapters"), 1);
+    lora = cJSON_GetArrayItem(cJSON_GetObjectItem(j, "adapters"), 2);
     REQUIRE(number_of(lora, "drift") == drift && number_of(lora, "targets") == likeness);
     cJSON_Delete(j);
     image sheet;
     REQUIRE_OK(image_load(in_dir("report/sheet.png"), &sheet));
-    REQUIRE(sheet.w == 2 * 34 - 2 && sheet.h == 4 * 34 - 2);
+    REQUIRE(sheet.w == 2 * 34 - 2 && sheet.h == 5 * 34 - 2);
     image_free(&sheet);
     REQUIRE(run("eval personalize '%d/lora.safetensors' -m '%g/pipelines/sd1' --references "
                 "'%d/refs' --targets '%d/targets' "
@@ -201,19 +203,19 @@ static void asks_for_words(void) {
     REQUIRE_EQ(run(with_class), 0);
     cJSON *j = said();
     const cJSON *rows = cJSON_GetObjectItem(j, "adapters"), *r;
-    REQUIRE_EQ(cJSON_GetArraySize(rows), 4);
+    REQUIRE_EQ(cJSON_GetArraySize(rows), 5);
     cJSON_ArrayForEach(r, rows) {
         REQUIRE(number_of(r, "thing") >= 0 && number_of(r, "thing") < 1);
         REQUIRE(number_of(r, "style") >= 0 && number_of(r, "style") < 1);
         REQUIRE(number_of(r, "distance") > 0 && number_of(r, "distance") < 2);
     }
     static const char *const curve[] = {"lora", "lora", "boft"};
-    for (int i = 1; i < 4; i++)
+    for (int i = 2; i < 5; i++)
         REQUIRE(
             strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(cJSON_GetArrayItem(rows, i), "curve")),
-                   curve[i - 1]) == 0);
-    REQUIRE(number_of(cJSON_GetArrayItem(rows, 1), "drift") ==
-            number_of(cJSON_GetArrayItem(rows, 2), "drift")); /* the same file twice */
+                   curve[i - 2]) == 0);
+    REQUIRE(number_of(cJSON_GetArrayItem(rows, 2), "drift") ==
+            number_of(cJSON_GetArrayItem(rows, 3), "drift")); /* the same file twice */
     cJSON_Delete(j);
     image im;
     REQUIRE_OK(image_load(in_dir("words/picks.png"), &im));
@@ -230,12 +232,13 @@ static void report(const char *folder, const char *subject, double base, const c
     snprintf(
         text, sizeof text,
         "{\"subject\":\"%s\",\"adapters\":["
-        "{\"adapter\":\"-\",\"references\":0.5,\"targets\":%g,\"drift\":0,\"nearest\":\"%s\"},"
+        "{\"adapter\":\"-\",\"targets\":0.1,\"drift\":0,\"nearest\":\"%s\"},"
+        "{\"adapter\":\"with the token\",\"targets\":%g,\"drift\":0,\"nearest\":\"x\"},"
         "{\"adapter\":\"a\",\"curve\":\"lora\",\"targets\":%g,\"drift\":0.3,\"nearest\":\"x\"},"
         "{\"adapter\":\"b\",\"curve\":\"lora\",\"targets\":%g,\"drift\":0.7,\"nearest\":\"%s\"},"
         "{\"adapter\":\"c\",\"curve\":\"boft\",\"targets\":%g,\"drift\":0.1,\"nearest\":\"x\"},"
         "{\"adapter\":\"d\",\"curve\":\"boft\",\"targets\":%g,\"drift\":0.3,\"nearest\":\"x\"}]}",
-        subject, base, nearest, base + 0.1, base + 0.2, subject, base + 0.05, base + 0.15);
+        subject, nearest, base, base + 0.1, base + 0.2, subject, base + 0.05, base + 0.15);
     char name[200];
     snprintf(name, sizeof name, "%s/eval.json", folder);
     REQUIRE_OK(file_write_atomic(in_dir(name), text, strlen(text)));

@@ -7,6 +7,8 @@
 #include "train/corpus.h"
 
 enum { MOST_ADAPTERS = 64, MOST_AMONG = 64 };
+/* Rows. UNTRAINED: the model itself, asked with the token, which means nothing to it: where every curve begins. */
+enum { MODEL_ITSELF, UNTRAINED, ADAPTERS };
 
 typedef struct picture { image im; float v[JUDGE_EMBED]; } picture;
 typedef struct album { picture *it; int n; } album;
@@ -33,7 +35,7 @@ typedef struct personal_eval {
     album ref, target;
     subject *subject;
     int n_subjects;
-    row *row;                              /* 0: the model itself */
+    row *row; int n_rows;                  /* MODEL_ITSELF, UNTRAINED, then the adapters */
     judge *j;
     device *dev;
     struct words *words;                   /* NULL without a corpus */

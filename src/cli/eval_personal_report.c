@@ -17,7 +17,7 @@ static void print_table(const personal_eval *e) {
     printf("%10s %10s %9s %9s %6s %6s %10s %8s%s  adapter\n", "references", "targets", "distance",
            "fidelity", "thing", "style", "diversity", "drift",
            e->n_subjects ? "  nearest             " : "");
-    for (int i = 0; i <= e->n; i++) {
+    for (int i = 0; i < e->n_rows; i++) {
         const row *r = &e->row[i];
         printf("%10.4f %10.4f %9.4f %9.2f", r->references, r->targets, r->distance, r->fidelity);
         print_share(r->thing);
@@ -60,7 +60,7 @@ static char *report_json(const personal_eval *e) {
     if (ok && e->subject_name) ok = cJSON_AddStringToObject(root, "subject", e->subject_name);
     cJSON *list = ok ? cJSON_AddArrayToObject(root, "adapters") : NULL;
     ok = list != NULL;
-    for (int i = 0; ok && i <= e->n; i++) ok = add_row(list, &e->row[i]);
+    for (int i = 0; ok && i < e->n_rows; i++) ok = add_row(list, &e->row[i]);
     char *text = ok ? cJSON_Print(root) : NULL;
     cJSON_Delete(root);
     return text;
@@ -68,10 +68,10 @@ static char *report_json(const personal_eval *e) {
 
 /* ---- sheets ---- */
 
-/* Rows: references, targets, the model's own pictures, each adapter's; of every caption the first.
- */
+/* Rows: references, targets, the model's own pictures without and with the token, each adapter's;
+ * of every caption the first. */
 static status write_sheet(const personal_eval *e, const char *path) {
-    int columns = MAX(e->ref.n, e->target.n), rows = 3 + e->n;
+    int columns = MAX(e->ref.n, e->target.n), rows = 2 + e->n_rows;
     size_t one = (size_t)e->side * (size_t)e->side * 3;
     uint8_t *rgb = mem_alloc(one * (size_t)(columns * rows));
     if (!rgb) return fail(E_HOST_MEMORY, "no host memory for a sheet");
@@ -88,7 +88,7 @@ static status write_sheet(const personal_eval *e, const char *path) {
 
 /* Is row i the last of its curve? */
 static bool is_last(const personal_eval *e, int i) {
-    return i == e->n || strcmp(e->row[i].curve, e->row[i + 1].curve) != 0;
+    return i == e->n_rows - 1 || strcmp(e->row[i].curve, e->row[i + 1].curve) != 0;
 }
 
 /* One row: a reference, a target, and what the model and the last adapter of each curve draw for
@@ -96,28 +96,29 @@ static bool is_last(const personal_eval *e, int i) {
 static status write_picks(const personal_eval *e, const char *path) {
     size_t one = (size_t)e->side * (size_t)e->side * 3;
     int n = 2;
-    uint8_t *rgb = mem_alloc(one * (size_t)(e->n + 3));
+    uint8_t *rgb = mem_alloc(one * (size_t)(e->n_rows + 2));
     if (!rgb) return fail(E_HOST_MEMORY, "no host memory for a sheet");
     memcpy(rgb, e->ref.it[0].im.px, one);
     memcpy(rgb + one, e->target.it[0].im.px, one);
-    for (int i = 0; i <= e->n; i++)
-        if (is_last(e, i)) memcpy(rgb + one * (size_t)n++, e->row[i].seen.it[0].im.px, one);
+    for (int i = 0; i < e->n_rows; i++)
+        if (i != UNTRAINED && (i == MODEL_ITSELF || is_last(e, i)))
+            memcpy(rgb + one * (size_t)n++, e->row[i].seen.it[0].im.px, one);
     status st = sheet_save(rgb, n, e->side, n, path);
     mem_free(rgb);
     return st;
 }
 
-/* Likeness over drift; every curve begins at the model itself. */
+/* Likeness over drift; every curve begins at the model itself, asked with the token. */
 static status write_curves(const personal_eval *e, const char *path) {
     status st = OK;
     image im = {0};
     plot_line line[MOST_ADAPTERS];
     double x[2 * MOST_ADAPTERS], y[2 * MOST_ADAPTERS];
     int n = 0, used = 0;
-    for (int i = 1; i <= e->n; i++) {
-        if (i == 1 || is_last(e, i - 1)) {
+    for (int i = ADAPTERS; i < e->n_rows; i++) {
+        if (i == ADAPTERS || is_last(e, i - 1)) {
             line[n++] = (plot_line){e->row[i].curve, x + used, y + used, 1};
-            x[used] = 0, y[used++] = e->row[0].targets;
+            x[used] = 0, y[used++] = e->row[UNTRAINED].targets;
         }
         x[used] = e->row[i].drift, y[used++] = e->row[i].targets;
         line[n - 1].n++;

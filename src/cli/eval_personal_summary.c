@@ -16,7 +16,7 @@ static const char *const key[MEASURES] = {"references", "targets", "distance",  
 
 typedef struct curve {
     char name[64];
-    double m[MOST_POINTS][MEASURES]; /* [0]: the model itself */
+    double m[MOST_POINTS][MEASURES]; /* [0]: the model itself, asked with the token */
     int n;
     bool right; /* the last: nearest to its own subject */
 } curve;
@@ -78,13 +78,14 @@ static status read_report(const char *folder, report *r) {
     TRY(file_read(path, (size_t)1 << 24, &data, &bytes));
     TRY(json_parse((const char *)data, bytes, path, &root));
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "adapters"),
-                *first = cJSON_GetArrayItem(list, 0);
-    if (!cJSON_IsArray(list) || !first) TRY(fail(E_FORMAT, "%s: no adapters: not a report", path));
+                *first = cJSON_GetArrayItem(list, MODEL_ITSELF),
+                *start = cJSON_GetArrayItem(list, UNTRAINED);
+    if (!cJSON_IsArray(list) || !start) TRY(fail(E_FORMAT, "%s: no adapters: not a report", path));
     snprintf(r->subject, sizeof r->subject, "%.120s", text(root, "subject"));
     r->asked = *r->subject && *text(first, "nearest");
     r->right = r->asked && strcmp(text(first, "nearest"), r->subject) == 0;
-    for (int k = 0; k < MEASURES; k++) base[k] = number(first, key[k]);
-    for (const cJSON *o = first->next; o; o = o->next) TRY(read_row(r, o, base, path));
+    for (int k = 0; k < MEASURES; k++) base[k] = number(start, key[k]);
+    for (const cJSON *o = start->next; o; o = o->next) TRY(read_row(r, o, base, path));
 out:
     mem_free(data);
     json_free(root);
@@ -160,7 +161,7 @@ static void print_summary(const summary *s) {
     for (int k = 0; k < MEASURES; k++) printf(" %10s", key[k]);
     for (int i = 0; i < s->mean.n; i++)
         for (int p = i ? 1 : 0; p < s->mean.of[i].n; p++) {
-            printf("\n%-12s", p ? s->mean.of[i].name : "(the model)");
+            printf("\n%-12s", p ? s->mean.of[i].name : "(untrained)");
             for (int k = 0; k < MEASURES; k++) printf(" %10.4f", s->mean.of[i].m[p][k]);
         }
     printf(

@@ -218,25 +218,28 @@ int personal_unrelated_count(const personal_eval *e) {
 
 static int styles(const personal_eval *e) { return e->words ? words_styles(e->words) : 0; }
 
-static status draw_row(personal_eval *e, row *r, const char *adapter, progress *bar) {
+/* The model itself goes without the token, and draws what has nothing to do with it once. */
+static status draw_row(personal_eval *e, int which, const char *adapter, progress *bar) {
     status st = OK;
+    row *r = &e->row[which];
+    bool bare = which == MODEL_ITSELF;
     drawer d = {NULL, adapter, row_hash(e, adapter)};
     TRY(album_room(e, e->target.n * e->batch, &r->seen));
     TRY(album_room(e, personal_unrelated_count(e), &r->unrelated));
     TRY(album_room(e, styles(e), &r->styled));
     for (int i = 0; i < e->target.n; i++) {
         const char *text = e->target_set.text[e->target_set.it[i].text];
-        if (!adapter) text = without_token(e, text);
+        if (bare) text = without_token(e, text);
         if (!text) TRY(fail(E_HOST_MEMORY, "no host memory for captions"));
         TRY(draw(e, &d, text, e->batch, &r->seen));
         progress_step(bar, bar->done + 1, r->name);
     }
-    for (int i = 0; i < personal_unrelated_count(e); i++) {
+    for (int i = 0; which != UNTRAINED && i < personal_unrelated_count(e); i++) {
         TRY(draw(e, &d, personal_unrelated(e, i), 1, &r->unrelated));
         progress_step(bar, bar->done + 1, r->name);
     }
     for (int i = 0; i < styles(e); i++) {
-        TRY(draw(e, &d, words_style(e->words, i, !adapter), 1, &r->styled));
+        TRY(draw(e, &d, words_style(e->words, i, bare), 1, &r->styled));
         progress_step(bar, bar->done + 1, r->name);
     }
 out:
@@ -275,7 +278,7 @@ static status measure_drift(personal_eval *e, row *r) {
     status st = OK;
     double d;
     for (int i = 0; i < r->unrelated.n; i++) {
-        TRY(judge_distance(e->j, &r->unrelated.it[i].im, &e->row[0].unrelated.it[i].im, &d));
+        TRY(judge_distance(e->j, &r->unrelated.it[i].im, &e->row[MODEL_ITSELF].unrelated.it[i].im, &d));
         r->drift += d / r->unrelated.n;
     }
 out:
@@ -378,20 +381,27 @@ static status run(personal_eval *e) {
     status st = OK;
     progress bar = {0};
     TRY(prepare(e));
-    if (!(e->row = arena_new(&e->mem, row, e->n + 1)))
+    if (!(e->row = arena_new(&e->mem, row, e->n + ADAPTERS)))
         TRY(fail(E_HOST_MEMORY, "no host memory for a table"));
-    progress_begin(&bar, "drawing", (e->n + 1) * (e->target.n + personal_unrelated_count(e) + styles(e)));
-    for (int i = 0; st == OK && i <= e->n; i++) {
-        e->row[i].name = i ? e->adapter[i - 1] : "(the model itself)";
-        if (i) name_curve(&e->row[i]);
-        st = draw_row(e, &e->row[i], i ? e->adapter[i - 1] : NULL, &bar);
+    e->n_rows = e->n + ADAPTERS;
+    progress_begin(&bar, "drawing",
+                   e->n_rows * (e->target.n + styles(e)) +
+                       (e->n_rows - 1) * personal_unrelated_count(e));
+    for (int i = 0; st == OK && i < e->n_rows; i++) {
+        const char *adapter = i < ADAPTERS ? NULL : e->adapter[i - ADAPTERS];
+        e->row[i].name = adapter            ? adapter
+                         : i == UNTRAINED ? "(the model itself, with the token)"
+                                          : "(the model itself)";
+        if (adapter) name_curve(&e->row[i]);
+        st = draw_row(e, i, adapter, &bar);
         if (st == OK) st = measure(e, &e->row[i]);
+        if (i == UNTRAINED) e->row[i].thing = e->row[MODEL_ITSELF].thing;
     }
     progress_end(&bar);
     TRY(st);
     TRY(personal_report(e));
 out:
-    for (int i = 0; e->row && i <= e->n; i++) {
+    for (int i = 0; i < e->n_rows; i++) {
         album_free(&e->row[i].seen), album_free(&e->row[i].unrelated);
         album_free(&e->row[i].styled);
     }

@@ -103,8 +103,10 @@ static void learn(void) {
         common);
     REQUIRE_EQ(run(args), 0);
     REQUIRE(says("numbers to train. Memory: weights"));
-    snprintf(args, sizeof args,
-             "%s --adapter boft --block 4 --factors 2 --format peft -o '%%d/boft'", common);
+    snprintf(
+        args, sizeof args,
+        "%s --adapter boft --block 4 --factors 2 --optimizer adamw8bit --format peft -o '%%d/boft'",
+        common);
     REQUIRE_EQ(run(args), 0);
     snprintf(args, sizeof args,
              "%s --adapter none --train-embedding --token '<disc>' -o '%%d/word.safetensors'",
@@ -144,8 +146,8 @@ static void compares(void) {
                0);
     cJSON *j = said();
     const cJSON *rows = cJSON_GetObjectItem(j, "adapters"), *base = cJSON_GetArrayItem(rows, 0),
-                *none = cJSON_GetArrayItem(rows, 1), *lora = cJSON_GetArrayItem(rows, 2);
-    REQUIRE_EQ(cJSON_GetArraySize(rows), 3);
+                *none = cJSON_GetArrayItem(rows, 2), *lora = cJSON_GetArrayItem(rows, 3);
+    REQUIRE_EQ(cJSON_GetArraySize(rows), 4);
     REQUIRE(number_of(base, "drift") == 0 && number_of(none, "drift") == 0 &&
             number_of(lora, "drift") > 1e-4);
     REQUIRE(number_of(none, "references") ==
@@ -165,17 +167,115 @@ static void compares(void) {
                0);
     REQUIRE(!strstr(out, "strength 1")); /* no model was opened with it: nothing was missing */
     j = said();
-    lora = cJSON_GetArrayItem(cJSON_GetObjectItem(j, "adapters"), 1);
+    lora = cJSON_GetArrayItem(cJSON_GetObjectItem(j, "adapters"), 2);
     REQUIRE(number_of(lora, "drift") == drift && number_of(lora, "targets") == likeness);
     cJSON_Delete(j);
     image sheet;
     REQUIRE_OK(image_load(in_dir("report/sheet.png"), &sheet));
-    REQUIRE(sheet.w == 2 * 34 - 2 && sheet.h == 4 * 34 - 2);
+    REQUIRE(sheet.w == 2 * 34 - 2 && sheet.h == 5 * 34 - 2);
     image_free(&sheet);
     REQUIRE(run("eval personalize '%d/lora.safetensors' -m '%g/pipelines/sd1' --references "
                 "'%d/refs' --targets '%d/targets' "
                 "-o '%d/report'") != 0 &&
             says("--overwrite") && one_line());
+}
+
+/* With a corpus: shares of its things and styles; stations of a run are one curve. */
+static void asks_for_words(void) {
+    REQUIRE_OK(os_mkdir_p(in_dir("lora.run")));
+    REQUIRE(os_file_exists(in_dir("lora.run/adapter.safetensors")));
+    uint8_t *data;
+    size_t bytes;
+    REQUIRE_OK(file_read(in_dir("lora.safetensors"), (size_t)1 << 24, &data, &bytes));
+    REQUIRE_OK(file_write_atomic(in_dir("lora.run/adapter-0000006.safetensors"), data, bytes));
+    REQUIRE_OK(file_write_atomic(in_dir("lora.run/adapter-0000012.safetensors"), data, bytes));
+    mem_free(data);
+    static const char call[] =
+        "eval personalize '%d/lora.run/adapter-0000006.safetensors' "
+        "'%d/lora.run/adapter-0000012.safetensors' '%d/boft' -m '%g/pipelines/sd1' --device cpu "
+        "--precision f32 --threads 1 --size 32 --steps 1 --batch 1 --references '%d/refs' "
+        "--targets "
+        "'%d/targets' --judge '%a/squeezenet/squeezenet_v1.0.safetensors' --data '%g/corpus' "
+        "--subject red -o '%d/words' --json";
+    REQUIRE(run(call) != 0 && says("--class") && one_line());
+    char with_class[900];
+    snprintf(with_class, sizeof with_class, "%s --class disc", call);
+    REQUIRE_EQ(run(with_class), 0);
+    cJSON *j = said();
+    const cJSON *rows = cJSON_GetObjectItem(j, "adapters"), *r;
+    REQUIRE_EQ(cJSON_GetArraySize(rows), 5);
+    cJSON_ArrayForEach(r, rows) {
+        REQUIRE(number_of(r, "thing") >= 0 && number_of(r, "thing") < 1);
+        REQUIRE(number_of(r, "style") >= 0 && number_of(r, "style") < 1);
+        REQUIRE(number_of(r, "distance") > 0 && number_of(r, "distance") < 2);
+    }
+    static const char *const curve[] = {"lora", "lora", "boft"};
+    for (int i = 2; i < 5; i++)
+        REQUIRE(
+            strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(cJSON_GetArrayItem(rows, i), "curve")),
+                   curve[i - 2]) == 0);
+    REQUIRE(number_of(cJSON_GetArrayItem(rows, 2), "drift") ==
+            number_of(cJSON_GetArrayItem(rows, 3), "drift")); /* the same file twice */
+    cJSON_Delete(j);
+    image im;
+    REQUIRE_OK(image_load(in_dir("words/picks.png"), &im));
+    REQUIRE(im.w == 5 * 34 - 2 && im.h == 32);
+    image_free(&im);
+    REQUIRE(os_file_exists(in_dir("words/curves.png")));
+}
+
+static void report(const char *folder, const char *subject, double base, const char *nearest) {
+    char text[1200];
+    image im;
+    REQUIRE_OK(os_mkdir_p(in_dir(folder)));
+    /* lora gains 0.1 then 0.2 at drifts 0.3 and 0.7; boft 0.05 then 0.15 at 0.1 and 0.3 */
+    snprintf(
+        text, sizeof text,
+        "{\"subject\":\"%s\",\"adapters\":["
+        "{\"adapter\":\"-\",\"targets\":0.1,\"drift\":0,\"nearest\":\"%s\"},"
+        "{\"adapter\":\"with the token\",\"targets\":%g,\"drift\":0,\"nearest\":\"x\"},"
+        "{\"adapter\":\"a\",\"curve\":\"lora\",\"targets\":%g,\"drift\":0.3,\"nearest\":\"x\"},"
+        "{\"adapter\":\"b\",\"curve\":\"lora\",\"targets\":%g,\"drift\":0.7,\"nearest\":\"%s\"},"
+        "{\"adapter\":\"c\",\"curve\":\"boft\",\"targets\":%g,\"drift\":0.1,\"nearest\":\"x\"},"
+        "{\"adapter\":\"d\",\"curve\":\"boft\",\"targets\":%g,\"drift\":0.3,\"nearest\":\"x\"}]}",
+        subject, nearest, base, base + 0.1, base + 0.2, subject, base + 0.05, base + 0.15);
+    char name[200];
+    snprintf(name, sizeof name, "%s/eval.json", folder);
+    REQUIRE_OK(file_write_atomic(in_dir(name), text, strlen(text)));
+    REQUIRE_OK(image_create(32, 32, 3, &im));
+    snprintf(name, sizeof name, "%s/picks.png", folder);
+    REQUIRE_OK(image_save_png(in_dir(name), &im, NULL, 0));
+    image_free(&im);
+}
+
+/* All gain 0.15: lora crosses it half way from 0.3 to 0.7, boft at its end. */
+static void sums_up(void) {
+    report("one", "fox", 0.4, "fox"), report("two", "owl", 0.6, "fox");
+    REQUIRE_EQ(run("eval personalize --summary '%d/one' '%d/two' -o '%d/all' --json"), 0);
+    cJSON *j = said();
+    const cJSON *curves = cJSON_GetObjectItem(j, "curves"), *lora = cJSON_GetArrayItem(curves, 0),
+                *boft = cJSON_GetArrayItem(curves, 1);
+    static const double want[2][3] = {{0.225, 0.35, 0.5}, {0.15, 0.225, 0.3}};
+    for (int c = 0; c < 2; c++)
+        for (int l = 0; l < 3; l++)
+            REQUIRE(fabs(cJSON_GetArrayItem(
+                             cJSON_GetObjectItem(c ? boft : lora, "drift_at_equal_likeness"), l)
+                             ->valuedouble -
+                         want[c][l]) < 1e-9);
+    REQUIRE(number_of(j, "base_nearest") == 1 && number_of(j, "asked_nearest") == 2);
+    REQUIRE(number_of(lora, "nearest") == 2 && number_of(boft, "nearest") == 0);
+    REQUIRE(number_of(boft, "less_drift_than_first") == 2);
+    const cJSON *last = cJSON_GetArrayItem(cJSON_GetObjectItem(lora, "points"), 2);
+    REQUIRE(fabs(number_of(last, "targets") - 0.7) < 1e-9);
+    cJSON_Delete(j);
+    image im;
+    REQUIRE_OK(image_load(in_dir("all/sheet.png"), &im));
+    REQUIRE(im.w == 32 && im.h == 66);
+    image_free(&im);
+    REQUIRE_EQ(run("eval personalize --summary '%d/one' '%d/two'"), 0);
+    REQUIRE(says("2 subjects") && says("2 of 2"));
+    REQUIRE(run("eval personalize --summary '%d/one' '%d/words'") != 0 && says("other curves") &&
+            one_line());
 }
 
 int main(int argc, char **argv) {
@@ -192,6 +292,8 @@ int main(int argc, char **argv) {
     learn();
     measures();
     compares();
+    asks_for_words();
+    sums_up();
     char cmd[64];
     snprintf(cmd, sizeof cmd, "rm -rf '%s'", g_dir);
     REQUIRE(system(cmd) == 0);

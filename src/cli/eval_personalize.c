@@ -2,16 +2,11 @@
  * Every adapter, and the model without one (with the token left out), draws the captions of the
  * subject's target pictures and prompts that have nothing to do with it; the pictures are compared
  * by SqueezeNet's features. SPDX-License-Identifier: MIT */
-#include "cli/eval.h"
-#include "engine/personalize.h"
-#include "eval/eval.h"
+#include "cli/eval_personal.h"
 #include "op/op.h"
-#include "train/record.h"
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 
-enum { MOST_ADAPTERS = 64, MOST_AMONG = 64 };
 static const char *const default_unrelated[] = {
     "a glossy 3D render of a red apple on a white background",
     "a flat illustration of a car on a blue background",
@@ -19,43 +14,6 @@ static const char *const default_unrelated[] = {
     "a black ink drawing of a key on a white background",
     "a glossy 3D render of a smiling face on a yellow background",
     "a detailed clip art of a heart on a white background"};
-
-typedef struct picture {
-    image im;
-    float v[JUDGE_EMBED];
-} picture;
-typedef struct album {
-    picture *it;
-    int n;
-} album;
-typedef struct subject {
-    const char *name;
-    float v[JUDGE_EMBED];
-} subject; /* v: mean of its pictures */
-
-typedef struct row {
-    const char *name;
-    album seen, unrelated; /* [targets][batch]; [unrelated] */
-    double references, targets, fidelity, diversity, drift;
-    const char *nearest; /* NULL = not asked */
-} row;
-
-typedef struct personal_eval {
-    imago_open_params open;
-    const char *adapter[MOST_ADAPTERS], *references, *targets, *among, *token, *out, *judge_path;
-    string_list embeddings, unrelated;
-    int n, batch, steps, seed, side;
-    float guidance;
-    bool json, overwrite;
-    instance_set ref_set, target_set;
-    album ref, target;
-    subject *subject;
-    int n_subjects;
-    row *row; /* 0: the model itself */
-    judge *j;
-    device *dev;
-    arena mem;
-} personal_eval;
 
 static bool cancelled(void *ctx) {
     (void)ctx;
@@ -94,7 +52,10 @@ out:
 
 static status load_album(personal_eval *e, const char *folder, instance_set *set, album *a) {
     status st = OK;
-    TRY(instances_open(folder, "", set));
+    char prompt[300];
+    snprintf(prompt, sizeof prompt, "a photo of %.100s%s%.100s", e->token,
+             *e->class_word ? " " : "", e->class_word);
+    TRY(instances_open(folder, prompt, set));
     TRY(album_room(e, set->n, a));
     for (int i = 0; i < set->n; i++) {
         TRY(load_picture(e, set->it[i].path, &a->it[i]));
@@ -245,28 +206,40 @@ static const char *without_token(personal_eval *e, const char *text) {
     return arena_printf(&e->mem, "%.*s%s", (int)(at - text), text, *rest == ' ' ? rest + 1 : rest);
 }
 
-static const char *unrelated(const personal_eval *e, int i) {
-    return e->unrelated.n ? e->unrelated.value[i] : default_unrelated[i];
+const char *personal_unrelated(const personal_eval *e, int i) {
+    if (e->unrelated.n) return e->unrelated.value[i];
+    return e->words ? words_thing(e->words, i) : default_unrelated[i];
 }
 
-static int n_unrelated(const personal_eval *e) {
-    return e->unrelated.n ? e->unrelated.n : (int)ARRAY_LEN(default_unrelated);
+int personal_unrelated_count(const personal_eval *e) {
+    if (e->unrelated.n) return e->unrelated.n;
+    return e->words ? words_asked(e->words) : (int)ARRAY_LEN(default_unrelated);
 }
 
-static status draw_row(personal_eval *e, row *r, const char *adapter, progress *bar) {
+static int styles(const personal_eval *e) { return e->words ? words_styles(e->words) : 0; }
+
+/* The model itself goes without the token, and draws what has nothing to do with it once. */
+static status draw_row(personal_eval *e, int which, const char *adapter, progress *bar) {
     status st = OK;
+    row *r = &e->row[which];
+    bool bare = which == MODEL_ITSELF;
     drawer d = {NULL, adapter, row_hash(e, adapter)};
     TRY(album_room(e, e->target.n * e->batch, &r->seen));
-    TRY(album_room(e, n_unrelated(e), &r->unrelated));
+    TRY(album_room(e, personal_unrelated_count(e), &r->unrelated));
+    TRY(album_room(e, styles(e), &r->styled));
     for (int i = 0; i < e->target.n; i++) {
         const char *text = e->target_set.text[e->target_set.it[i].text];
-        if (!adapter) text = without_token(e, text);
+        if (bare) text = without_token(e, text);
         if (!text) TRY(fail(E_HOST_MEMORY, "no host memory for captions"));
         TRY(draw(e, &d, text, e->batch, &r->seen));
         progress_step(bar, bar->done + 1, r->name);
     }
-    for (int i = 0; i < n_unrelated(e); i++) {
-        TRY(draw(e, &d, unrelated(e, i), 1, &r->unrelated));
+    for (int i = 0; which != UNTRAINED && i < personal_unrelated_count(e); i++) {
+        TRY(draw(e, &d, personal_unrelated(e, i), 1, &r->unrelated));
+        progress_step(bar, bar->done + 1, r->name);
+    }
+    for (int i = 0; i < styles(e); i++) {
+        TRY(draw(e, &d, words_style(e->words, i, bare), 1, &r->styled));
         progress_step(bar, bar->done + 1, r->name);
     }
 out:
@@ -282,7 +255,7 @@ static double mean_likeness(const album *a, const album *b) {
     return sum / MAX(a->n * b->n, 1);
 }
 
-/* Is a picture nearer to the target of its own caption than to all others? */
+/* Is a picture nearer to the target of its own caption than to all others, and how near? */
 static status measure_fidelity(personal_eval *e, row *r) {
     status st = OK;
     int right = 0;
@@ -292,6 +265,7 @@ static status measure_fidelity(personal_eval *e, row *r) {
         for (int k = 0; k < e->target.n; k++) {
             TRY(judge_distance(e->j, &r->seen.it[i].im, &e->target.it[k].im, &d));
             if (d < least) least = d, at = k;
+            if (k == i / e->batch) r->distance += d / r->seen.n;
         }
         right += at == i / e->batch;
     }
@@ -304,7 +278,7 @@ static status measure_drift(personal_eval *e, row *r) {
     status st = OK;
     double d;
     for (int i = 0; i < r->unrelated.n; i++) {
-        TRY(judge_distance(e->j, &r->unrelated.it[i].im, &e->row[0].unrelated.it[i].im, &d));
+        TRY(judge_distance(e->j, &r->unrelated.it[i].im, &e->row[MODEL_ITSELF].unrelated.it[i].im, &d));
         r->drift += d / r->unrelated.n;
     }
 out:
@@ -342,81 +316,9 @@ static status measure(personal_eval *e, row *r) {
     r->diversity = pairs ? r->diversity / pairs : NAN;
     TRY(measure_fidelity(e, r));
     TRY(measure_drift(e, r));
+    TRY(words_measure(e, r));
     if (e->n_subjects) find_nearest(e, r);
 out:
-    return st;
-}
-
-/* ---- reporting ---- */
-static void print_table(const personal_eval *e) {
-    printf("%10s %10s %9s %10s %8s%s  adapter\n", "references", "targets", "fidelity", "diversity",
-           "drift", e->n_subjects ? "  nearest             " : "");
-    for (int i = 0; i <= e->n; i++) {
-        const row *r = &e->row[i];
-        printf("%10.4f %10.4f %9.2f %10.4f %8.4f", r->references, r->targets, r->fidelity,
-               r->diversity, r->drift);
-        if (e->n_subjects) printf("  %-20s", r->nearest);
-        printf("  %s\n", r->name);
-    }
-    printf(
-        "references, targets: likeness to the subject's pictures, 1 = the same. fidelity: share "
-        "that is nearest to the target of its own caption.\ndiversity: unlikeness of pictures "
-        "of one caption. drift: distance from the base model's pictures of unrelated prompts.\n");
-}
-
-static char *report_json(const personal_eval *e) {
-    cJSON *root = cJSON_CreateObject();
-    cJSON *list = root ? cJSON_AddArrayToObject(root, "adapters") : NULL;
-    bool ok = list != NULL;
-    for (int i = 0; ok && i <= e->n; i++) {
-        const row *r = &e->row[i];
-        cJSON *o = cJSON_CreateObject();
-        ok = o && cJSON_AddItemToArray(list, o) && cJSON_AddStringToObject(o, "adapter", r->name) &&
-             cJSON_AddNumberToObject(o, "references", r->references) &&
-             cJSON_AddNumberToObject(o, "targets", r->targets) &&
-             cJSON_AddNumberToObject(o, "fidelity", r->fidelity) &&
-             cJSON_AddNumberToObject(o, "drift", r->drift);
-        if (ok && !isnan(r->diversity)) ok = cJSON_AddNumberToObject(o, "diversity", r->diversity);
-        if (ok && r->nearest) ok = cJSON_AddStringToObject(o, "nearest", r->nearest);
-    }
-    char *text = ok ? cJSON_Print(root) : NULL;
-    cJSON_Delete(root);
-    return text;
-}
-
-/* Rows: references, targets, the model's own pictures, each adapter's; of every caption the first.
- */
-static status write_sheet(const personal_eval *e, const char *path) {
-    int columns = MAX(e->ref.n, e->target.n), rows = 3 + e->n;
-    size_t one = (size_t)e->side * (size_t)e->side * 3;
-    uint8_t *rgb = mem_alloc(one * (size_t)(columns * rows));
-    if (!rgb) return fail(E_HOST_MEMORY, "no host memory for a sheet");
-    memset(rgb, 255, one * (size_t)(columns * rows));
-    for (int i = 0; i < columns * rows; i++) {
-        int r = i / columns, c = i % columns, every = r < 2 ? 1 : e->batch;
-        const album *a = r == 0 ? &e->ref : r == 1 ? &e->target : &e->row[r - 2].seen;
-        if (c * every < a->n) memcpy(rgb + one * (size_t)i, a->it[c * every].im.px, one);
-    }
-    status st = sheet_save(rgb, columns * rows, e->side, columns, path);
-    mem_free(rgb);
-    return st;
-}
-
-static status report(const personal_eval *e) {
-    status st = OK;
-    char path[1200], *text = report_json(e);
-    if (!text) return fail(E_HOST_MEMORY, "no host memory for the report");
-    if (e->json)
-        printf("%s\n", text);
-    else
-        print_table(e);
-    if (!e->out) goto out;
-    snprintf(path, sizeof path, "%.1000s/eval.json", e->out);
-    TRY(file_write_atomic(path, text, strlen(text)));
-    snprintf(path, sizeof path, "%.1000s/sheet.png", e->out);
-    TRY(write_sheet(e, path));
-out:
-    cJSON_free(text);
     return st;
 }
 
@@ -427,6 +329,8 @@ static status prepare(personal_eval *e) {
     char path[1200];
     if (!e->references || !e->targets)
         return fail(E_USAGE, "give --references and --targets: folders of pictures of the subject");
+    if (e->data && !*e->class_word)
+        return fail(E_USAGE, "--data asks for the subject in the corpus' styles: give --class too");
     if (e->batch < 1 || e->batch > 64 || e->steps < 1 || e->seed < 0 || !*e->token)
         return fail(E_USAGE, "--batch, --steps, --seed and --token: expected 1 to 64, from 1 on, "
                              "from 0 on, and a word");
@@ -452,29 +356,56 @@ static status prepare(personal_eval *e) {
     TRY(load_album(e, e->references, &e->ref_set, &e->ref));
     TRY(load_album(e, e->targets, &e->target_set, &e->target));
     TRY(load_subjects(e));
+    if (e->data) TRY(words_open(e));
 out:
     imago_close(im);
     return st;
+}
+
+static void name_curve(row *r) {
+    char path[1200];
+    snprintf(path, sizeof path, "%s", r->name);
+    char *slash = strrchr(path, '/'), *end = slash ? strstr(path, ".run/") : NULL;
+    const char *from = slash ? slash + 1 : path;
+    if (end && end + 4 == slash && strncmp(from, "adapter-", 8) == 0) {
+        *end = 0;
+        slash = strrchr(path, '/');
+        from = slash ? slash + 1 : path;
+    } else if ((end = strstr(from, ".safetensors"))) {
+        *end = 0;
+    }
+    snprintf(r->curve, sizeof r->curve, "%.60s", from);
 }
 
 static status run(personal_eval *e) {
     status st = OK;
     progress bar = {0};
     TRY(prepare(e));
-    if (!(e->row = arena_new(&e->mem, row, e->n + 1)))
+    if (!(e->row = arena_new(&e->mem, row, e->n + ADAPTERS)))
         TRY(fail(E_HOST_MEMORY, "no host memory for a table"));
-    progress_begin(&bar, "drawing", (e->n + 1) * (e->target.n + n_unrelated(e)));
-    for (int i = 0; st == OK && i <= e->n; i++) {
-        e->row[i].name = i ? e->adapter[i - 1] : "(the model itself)";
-        st = draw_row(e, &e->row[i], i ? e->adapter[i - 1] : NULL, &bar);
+    e->n_rows = e->n + ADAPTERS;
+    progress_begin(&bar, "drawing",
+                   e->n_rows * (e->target.n + styles(e)) +
+                       (e->n_rows - 1) * personal_unrelated_count(e));
+    for (int i = 0; st == OK && i < e->n_rows; i++) {
+        const char *adapter = i < ADAPTERS ? NULL : e->adapter[i - ADAPTERS];
+        e->row[i].name = adapter            ? adapter
+                         : i == UNTRAINED ? "(the model itself, with the token)"
+                                          : "(the model itself)";
+        if (adapter) name_curve(&e->row[i]);
+        st = draw_row(e, i, adapter, &bar);
         if (st == OK) st = measure(e, &e->row[i]);
+        if (i == UNTRAINED) e->row[i].thing = e->row[MODEL_ITSELF].thing;
     }
     progress_end(&bar);
     TRY(st);
-    TRY(report(e));
+    TRY(personal_report(e));
 out:
-    for (int i = 0; e->row && i <= e->n; i++)
+    for (int i = 0; i < e->n_rows; i++) {
         album_free(&e->row[i].seen), album_free(&e->row[i].unrelated);
+        album_free(&e->row[i].styled);
+    }
+    words_close(e);
     album_free(&e->ref), album_free(&e->target);
     instances_close(&e->ref_set), instances_close(&e->target_set);
     judge_close(e->j);
@@ -490,24 +421,30 @@ int cmd_eval_personalize(int argc, char **argv) {
         "are followed, and how far the rest of the model drifted.",
         NULL};
     personal_eval e = {
-        .token = "sks", .batch = 2, .steps = 20, .guidance = 7};
+        .token = "sks", .class_word = "", .batch = 2, .steps = 20, .guidance = 7};
     char cache[512], model[1200], weights_path[1200];
     bool help = false;
-    positionals args = {"ADAPTER [ADAPTER …]", e.adapter, 1, MOST_ADAPTERS, 0};
+    positionals args = {"ADAPTER|REPORT [...]", e.adapter, 1, MOST_ADAPTERS, 0};
     const option table[] = {
         {"model", OPT_STRING, &e.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"references", OPT_STRING, &e.references, "folder of the pictures that were learned", NULL},
         {"targets", OPT_STRING, &e.targets,
-         "folder of others of the subject, NAME.txt with the prompt to draw beside NAME.png", NULL},
+         "folder of others of the subject, NAME.txt with the prompt to draw beside NAME.png (else \"a photo of TOKEN CLASS\")", NULL},
         {"among", OPT_STRING, &e.among, "folder of subjects, a folder each: whose is nearest?",
          NULL},
+        {"data", OPT_STRING, &e.data,
+         "corpus: are the right thing and the right style drawn? Its things are the unrelated prompts then", NULL},
+        {"class", OPT_STRING, &e.class_word, "what the subject is: lion, backpack; for --data", NULL},
+        {"subject", OPT_STRING, &e.subject_name, "its name among the subjects, for --summary", NULL},
+        {"summary", OPT_FLAG, &e.summary,
+         "the arguments are output folders of earlier calls, a subject each: their means, and drift at equal likeness", NULL},
         {"token", OPT_STRING, &e.token, "the subject's word (sks): the base model goes without",
          NULL},
         {"embedding", OPT_LIST, &e.embeddings, "textual inversion file for the adapters", NULL},
         {"unrelated", OPT_LIST, &e.unrelated, "a prompt without the subject; may be repeated",
          NULL},
         {"output", OPT_STRING, &e.out,
-         "folder for eval.json, sheet.png and the pictures, which a run that goes on uses again",
+         "folder for eval.json, sheet.png, curves.png and the pictures, which a run that goes on uses again",
          "o"},
         {"batch", OPT_INT, &e.batch, "pictures of every caption (2)", "b"},
         {"steps", OPT_INT, &e.steps, "of the sampler (20)", NULL},
@@ -529,6 +466,9 @@ int cmd_eval_personalize(int argc, char **argv) {
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), &args, &help);
     if (st == OK && help) return 0;
     e.n = args.n;
-    if (st == OK) st = run(&e);
+    if (st == OK && e.summary)
+        st = personal_summary(e.adapter, e.n, e.out, e.json, e.overwrite);
+    else if (st == OK)
+        st = run(&e);
     return st == OK ? 0 : cli_fail(st);
 }

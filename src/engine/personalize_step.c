@@ -163,13 +163,12 @@ static status say_less(const job *j, status st) {
 }
 
 static void say_memory(job *j) {
-    uint64_t arrays, ignored, most = 0, each = sizeof(float);
-    int64_t n = 0, counted = 0;
+    uint64_t arrays, ignored, most = 0;
+    int64_t counted = 0;
     params *trained[3];
     const char *name[3];
     device_memory_use(j->im->dev, &arrays, &ignored);
-    for (int i = 0, k = step_parts(j, trained, name); i < k; i++)
-        n += params_count(trained[i], true);
+    int n = step_parts(j, trained, name);
     if (j->unet.info) counted = adapter_effective_count(&j->unet, &j->im->part[PART_UNET]);
     if (j->p->train_text) counted += adapter_effective_count(&j->text, &j->im->part[PART_TEXT]);
     if (j->p->vectors) counted += params_count(&j->word_ps, true);
@@ -178,7 +177,7 @@ static void say_memory(job *j) {
     log_info("%d picture%s, %lld numbers to train. Memory: weights %.0f MB, optimiser %.0f MB, a "
              "step %.0f MB%s; free now: %.0f MB",
              j->set.n, j->set.n == 1 ? "" : "s", (long long)counted, (double)arrays / 1e6,
-             (double)(3 * each * (uint64_t)n) / 1e6, (double)most / 1e6,
+             (double)optimizer_bytes(trained, n, j->run.adam.kind, true) / 1e6, (double)most / 1e6,
              j->run.checkpointing ? "" : " (--checkpointing: less)",
              (double)device_memory_free_bytes(j->im->dev) / 1e6);
 }

@@ -140,6 +140,11 @@ tensor *op_clip_factor_(graph *g, tensor *parts, tensor *limits, tensor *found_i
  * factor [2] f32 multiplies grad, 0 in factor with found_inf set skips the step; copy: half [n] compute copy refreshed, or NULL */
 void op_adamw_(graph *g, tensor *p, tensor *grad, tensor *m, tensor *v, tensor *hyper, tensor *factor, tensor *found_inf, tensor *copy, const char *here);
 #define op_adamw(g, p, dp, m, v, hyper, factor, inf, copy) op_adamw_(g, p, dp, m, v, hyper, factor, inf, copy, HERE)
+/* adamw8: the same with moments of 8 bits, in blocks of ADAMW8_BLOCK elements: codes u32 [blocks, 128] and scale f32 [blocks, 2] are
+ * STATE; all zeros: moments of 0 (op/adamw8.c) */
+#define ADAMW8_BLOCK 256
+void op_adamw8_(graph *g, tensor *p, tensor *grad, tensor *codes, tensor *scale, tensor *hyper, tensor *factor, tensor *found_inf, tensor *copy, const char *here);
+#define op_adamw8(g, p, dp, codes, scale, hyper, factor, inf, copy) op_adamw8_(g, p, dp, codes, scale, hyper, factor, inf, copy, HERE)
 void op_ema_(graph *g, tensor *avg, tensor *p, tensor *decay, const char *here);        /* avg = d*avg + (1-d)*p; decay [1] f32 */
 #define op_ema(g, avg, p, decay) op_ema_(g, avg, p, decay, HERE)
 void op_store_(graph *g, tensor *dst, tensor *src, bool accumulate, const char *here);  /* state dst = src, or dst += src; types may differ */

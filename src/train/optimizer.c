@@ -1,6 +1,7 @@
 /* optimizer.c: AdamW over flats, as one more plan; and the end of a backward pass, where gradients
  * are added to the flats. Source: Loshchilov & Hutter 2019; torch.optim.AdamW; diffusers EMAModel.
  * SPDX-License-Identifier: MIT */
+#include "train/adamw8bit.h"
 #include "train/prodigy.h"
 #include <assert.h>
 #include <stdio.h>
@@ -36,14 +37,16 @@ static status record_update(optimizer *o) {
         }
     tensor *factor = op_clip_factor(g, parts, limits, inf);
     graph_output(g, factor, "factor");
+    if (o->kind == OPTIMIZER_ADAMW8BIT) adamw8bit_record(o, g, factor, inf);
     for (int k = 0; k < o->n_parts; k++)
         for (int i = 0; i < o->part[k]->n_flat; i++) {
             const param_flat *f = &o->part[k]->flat[i];
             const struct optimizer_flat *of = &o->flat[k][i];
             tensor *value = graph_array(g, f->value), *grad = graph_array(g, f->grad),
                    *copy = f->copy ? graph_array(g, f->copy) : NULL;
-            op_adamw(g, value, grad, graph_array(g, of->m), graph_array(g, of->v),
-                     graph_array(g, o->hyper[k][f->group]), factor, inf, copy);
+            if (of->m)
+                op_adamw(g, value, grad, graph_array(g, of->m), graph_array(g, of->v),
+                         graph_array(g, o->hyper[k][f->group]), factor, inf, copy);
             op_store(g, grad, op_zeros(g, DT_F32, SHAPE(f->count)));
             if (o->averaging)
                 op_ema(g, graph_array(g, of->average), value, graph_array(g, o->decay));
@@ -72,8 +75,10 @@ static status create_flats(optimizer *o, int k) {
     for (int i = 0; i < ps->n_flat; i++) {
         struct optimizer_flat *f = &o->flat[k][i];
         shape s = SHAPE(ps->flat[i].count);
-        TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam m", &f->m));
-        TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam v", &f->v));
+        if (o->kind != OPTIMIZER_ADAMW8BIT) {
+            TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam m", &f->m));
+            TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "adam v", &f->v));
+        }
         if (o->kind == OPTIMIZER_PRODIGY) {
             TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "prodigy s", &f->s));
             TRY(array_create(ps->dev, REGION_STATE, DT_F32, s, "prodigy start", &f->start));
@@ -90,8 +95,31 @@ out:
 }
 
 const char *optimizer_name(optimizer_kind k) {
-    static const char *const names[OPTIMIZER_KIND_COUNT] = {"adamw", "prodigy"};
+    static const char *const names[OPTIMIZER_KIND_COUNT] = {"adamw", "adamw8bit",
+                                                             "prodigy"};
     return names[k];
+}
+
+uint64_t optimizer_bytes(params *const *part, int n_parts, optimizer_kind kind, bool average) {
+    uint64_t bytes = 0;
+    for (int k = 0; k < n_parts; k++) {
+        uint64_t n = (uint64_t)params_count(part[k], true), each = sizeof(float);
+        if (average) bytes += each * n;
+        switch (kind) {
+        case OPTIMIZER_ADAMW:
+            bytes += 2 * each * n;
+            break;
+        case OPTIMIZER_ADAMW8BIT:
+            bytes += adamw8bit_bytes(part[k]);
+            break;
+        case OPTIMIZER_PRODIGY:
+            bytes += 4 * each * n;
+            break;
+        case OPTIMIZER_KIND_COUNT:
+            break;
+        }
+    }
+    return bytes;
 }
 
 status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, bool average,
@@ -105,6 +133,7 @@ status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, b
     for (int k = 0; k < n_parts; k++) {
         o->part[o->n_parts++] = part[k];
         TRY(create_flats(o, k));
+        if (kind == OPTIMIZER_ADAMW8BIT) TRY(adamw8bit_create(o, k));
     }
     TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(2), "clip limits", &o->limits));
     TRY(array_create(dev, REGION_STAGING, DT_F32, SHAPE(1), "average's decay", &o->decay));
@@ -127,6 +156,7 @@ void optimizer_destroy(optimizer *o) {
             array_destroy(o->flat[k][i].start);
         }
         mem_free(o->flat[k]);
+        adamw8bit_destroy(o, k);
         for (int i = 0; i < GROUP_COUNT; i++) array_destroy(o->hyper[k][i]);
     }
     array_destroy(o->limits);

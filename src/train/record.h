@@ -21,5 +21,11 @@ status train_log_plot(const train_log *l, const char *key, const char *path);
 /* y over x, n points, x rising; y <= 0 and what is not finite is left out. Thin: the values; thick: their running mean. */
 status plot_curve(const double *x, const double *y, int64_t n, image *out);
 
+/* Lines of a name each, by colours; a dot at every point, axes from the least to the most of all; at most PLOT_LINES of them, others
+ * are left out. Names are drawn in letters, digits, - and _. */
+#define PLOT_LINES 8
+typedef struct plot_line { const char *name; const double *x, *y; int n; } plot_line;
+status plot_lines(const plot_line *line, int n, const char *x_name, const char *y_name, image *out);
+
 /* Pictures [n, side, side, 3] in rows of `columns`, 2 px between them, as a PNG. */
 status sheet_save(const uint8_t *rgb, int n, int side, int columns, const char *path);

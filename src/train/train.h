@@ -8,17 +8,20 @@
 #define OPTIMIZER_MAX_PARTS 4              /* networks trained together */
 #define PRODIGY_PLANS       4
 
-typedef enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_PRODIGY, OPTIMIZER_KIND_COUNT } optimizer_kind;
-const char *optimizer_name(optimizer_kind k); /* "adamw", "prodigy" */
+typedef enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_ADAMW8BIT, OPTIMIZER_PRODIGY, OPTIMIZER_KIND_COUNT } optimizer_kind;
+const char *optimizer_name(optimizer_kind k); /* "adamw", "adamw8bit", "prodigy" */
 
 /* Optimiser state beside the flats of its parts. One norm is clipped, over all of them. */
 typedef struct optimizer {
     optimizer_kind kind;
     params *part[OPTIMIZER_MAX_PARTS]; int n_parts;
     struct optimizer_flat {                /* f32 each, of the flat's size */
-        array *m, *v, *average;            /* average: moving average of the values, NULL unless asked for */
+        array *m, *v, *average;            /* m, v: NULL for adamw8bit; average: moving average of the values, NULL unless asked for */
         array *s, *start;                  /* prodigy: its sum of gradients, and the values it began with; else NULL */
     } *flat[OPTIMIZER_MAX_PARTS];
+    struct optimizer_own {                 /* adamw8bit: of a parameter by itself: in 8 bits (op_adamw8), or f32 where it is small */
+        array *codes, *scale, *m, *v;
+    } *own[OPTIMIZER_MAX_PARTS];           /* as many as the part has parameters; NULL for the others */
     array *hyper[OPTIMIZER_MAX_PARTS][GROUP_COUNT]; /* f32 [6]: lr, beta1, beta2, eps, weight_decay, step */
     array *limits;                         /* f32 [2]: max_norm (0 = off), loss_scale */
     array *decay;                          /* f32 [1], of the average */
@@ -39,6 +42,8 @@ typedef struct optimizer_params {
  *   errors  E_USAGE: a part without trainables, too many parts; those of memory */
 status optimizer_create(params *const *part, int n_parts, optimizer_kind kind, bool average, optimizer *o);
 void   optimizer_destroy(optimizer *o);
+/* What optimizer_create takes on the device, of the arrays that grow with the weights. */
+uint64_t optimizer_bytes(params *const *part, int n_parts, optimizer_kind kind, bool average);
 /* One AdamW step with what the flats' gradients hold, then clears them. *norm (may be NULL) gets the
  * gradient norm before clipping; a non-finite norm skips the step and sets *skipped. */
 status optimizer_step(optimizer *o, const optimizer_params *p, float *norm, bool *skipped);

@@ -5,7 +5,7 @@ src/engine/morph_imago.c, morph.h and eval.h), with make_morph.py's attention, r
       python3 -m venv v && v/bin/pip install torch==2.13.0 diffusers==0.42.1 transformers==5.24.0 safetensors==0.8.0 pillow numpy
       v/bin/python tests/golden/make_morph_imago.py [tiny] [bundled]
 tiny: morph_imago.safetensors, per run NAME.latent [7, h, w, C] and NAME.image [5, H, W, 3] u8, the frames between.
-bundled: morph_bundled.png, to be made again whenever models/imago-base changes: from left to right the five frames between of
+bundled: morph_bundled.png, to be made again whenever models/imago-base changes (make_bundled.py does it): from left to right the five frames between of
 a morph of 7 frames in 8 steps, then the one of a morph of 3 frames in 6 steps. Its pictures lie in corpus/.
 SPDX-License-Identifier: MIT
 """
@@ -178,5 +178,6 @@ def bundled():
     Image.fromarray(np.concatenate(row, 1)).save(f"{fm.here}/morph_bundled.png", optimize=True)
 
 
-for what in sys.argv[1:] or ["tiny", "bundled"]:
-    {"tiny": tiny, "bundled": bundled}[what]()
+if __name__ == "__main__":
+    for what in sys.argv[1:] or ["tiny", "bundled"]:
+        {"tiny": tiny, "bundled": bundled}[what]()

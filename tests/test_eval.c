@@ -435,20 +435,20 @@ static void test_corpus(void) {
     json *root = NULL;
     char args[1200];
     save_real();
-    snprintf(args, sizeof args, "morph real same --data '%s' --json -o near 2>/dev/null", g_corpus);
+    snprintf(args, sizeof args, "morph real --data '%s'", g_corpus);
     REQUIRE_EQ(run(args), 0);
+    REQUIRE(says("looking at the corpus") && says("nearest to frames between") && says("0.0000  real"));
+    snprintf(args, sizeof args, "morph real same --data '%s' --json -o near", g_corpus);
+    REQUIRE_EQ(run(args), 0); /* kept: nothing is looked at, so there is nothing but the JSON */
     REQUIRE_OK(json_parse(out, strlen(out), "the output", &root));
     const json *list = cJSON_GetObjectItem(root, "morphs"), *real = cJSON_GetArrayItem(list, 0);
     double ends = cJSON_GetObjectItem(real, "nearest_ends")->valuedouble;
     double between = cJSON_GetObjectItem(real, "nearest_between")->valuedouble;
     double still = cJSON_GetObjectItem(cJSON_GetArrayItem(list, 1), "nearest_between")->valuedouble;
     REQUIRE(ends < 1e-4 && between > 0.005 && still > between); /* no picture is as strange as stripes */
-    REQUIRE(near(cJSON_GetObjectItem(cJSON_GetObjectItem(root, "mean"), "nearest_between")->valuedouble, (between + still) / 2, 1e-9));
+    double mean = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "mean"), "nearest_between")->valuedouble;
+    REQUIRE(near(mean, (between + still) / 2, 1e-9));
     json_free(root);
-    snprintf(args, sizeof args, "morph real --data '%s'", g_corpus);
-    REQUIRE_EQ(run(args), 0);
-    REQUIRE(says("nearest to frames between") && says("0.0000  real"));
-    REQUIRE(!strstr(out, "looking at the corpus")); /* kept */
     complains("morph real --data nowhere", 1, "nowhere");
 }
 

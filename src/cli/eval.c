@@ -46,8 +46,8 @@ static void print_nearest(const eval_command *c) {
         printf("%25.4f %12.4f  %s\n", c->measured[i].score[BY_NEAREST].between,
                c->measured[i].score[BY_NEAREST].ends, c->measured[i].dir);
     if (c->n > 1) printf("%25.4f %12.4f  mean of all\n", mean.between, mean.ends);
-    printf("Distance to the nearest picture of the corpus, by what SqueezeNet says they show: 0 = one "
-           "of them; frames that stand still are near, too.\n");
+    printf("Distance to the nearest picture of the corpus but the two of the morph, by what SqueezeNet "
+           "says they show: 0 = one of them. Beside the ends': how far real pictures are apart.\n");
 }
 
 static void print_table(const eval_command *c) {
@@ -116,6 +116,10 @@ static status nearest(void *pictures, const image *frame, double *distance) {
     return gallery_nearest(pictures, frame, distance, &which);
 }
 
+static status pass_over(void *pictures, const image *first, const image *last) {
+    return gallery_pass_over(pictures, first, last);
+}
+
 static bool cancelled(void *ctx) {
     (void)ctx;
     return os_cancelled();
@@ -142,11 +146,11 @@ static status run(eval_command *c) {
                                   .cache_dir = cli_cache_dir(cache), .cancelled = cancelled};
         st = (status)imago_open(&open, &im);
         if (st != OK) goto out;
-        score[BY_LOSS] = (frame_score){surprise, im};
+        score[BY_LOSS] = (frame_score){surprise, NULL, im};
     }
     if (c->data) {
         TRY(cli_corpus_gallery(j, c->data, c->judge, &pictures));
-        score[BY_NEAREST] = (frame_score){nearest, pictures};
+        score[BY_NEAREST] = (frame_score){nearest, pass_over, pictures};
     }
     for (int i = 0; i < c->n; i++)
         TRY(morph_measure(j, c->path[i + 1], &c->in, score, &c->mem, &c->measured[i]));

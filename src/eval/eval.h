@@ -63,6 +63,9 @@ status gallery_open(judge *j, const gallery_source *s, const char *cache, const 
 void   gallery_close(gallery *g);
 /* 1 - likeness to the nearest (judge_embed), 0 = it is one of them; pictures of another size are padded with white first. */
 status gallery_nearest(gallery *g, const image *im, double *distance, int *which);
+/* From now on those of the gallery that these two are (nearer than 0.01) are passed over, and no others: frames of a morph are to be
+ * like pictures, not like the two that were given. */
+status gallery_pass_over(gallery *g, const image *a, const image *b);
 
 /* ---- morph.c ---- */
 typedef enum eval_kind { BY_FEATURES, BY_PIXELS, EVAL_KINDS } eval_kind;
@@ -75,7 +78,11 @@ typedef struct sequence_measures {
  * Lower is better; means over the frames between, and over the first and the last. NAN = not measured, or nothing between. */
 typedef enum eval_score { BY_LOSS, BY_NEAREST, EVAL_SCORES } eval_score;
 typedef struct score_measures { double between, ends; } score_measures;
-typedef struct frame_score { status (*of)(void *ctx, const image *frame, double *score); void *ctx; } frame_score; /* of NULL: not asked for */
+typedef struct frame_score {
+    status (*of)(void *ctx, const image *frame, double *score);             /* NULL: not asked for */
+    status (*begin)(void *ctx, const image *first, const image *last);      /* of a morph, before its frames; NULL: need not know */
+    void *ctx;
+} frame_score;
 typedef struct morph_measures { const char *dir; int frames, w, h; sequence_measures by[EVAL_KINDS]; score_measures score[EVAL_SCORES]; } morph_measures;
 typedef struct morph_inputs { const char *first, *last; image_fit fit; } morph_inputs; /* paths, NULL = not given; fitted to the frames as imago morph does */
 /* DIR/frame-0001.png and on, as `imago morph` writes them; transparent ones on white. Gaps live in `a`.

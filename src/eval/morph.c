@@ -76,6 +76,26 @@ static status advance(const char *dir, int frame, image *before, image *now) {
     return OK;
 }
 
+static status begin_scores(const frame_score *score, const char *dir, int frames) {
+    status st = OK;
+    image first = {0}, last = {0};
+    char path[PATH_BYTES];
+    for (int k = 0; k < EVAL_SCORES; k++) {
+        if (!score || !score[k].begin) continue;
+        if (!first.px) {
+            frame_exists(dir, 0, path);
+            TRY(load_rgb(path, &first));
+            frame_exists(dir, frames - 1, path);
+            TRY(load_rgb(path, &last));
+        }
+        TRY(score[k].begin(score[k].ctx, &first, &last));
+    }
+out:
+    image_free(&first);
+    image_free(&last);
+    return st;
+}
+
 /* Adds the frame's scores to the means that they are part of. */
 static status add_scores(const frame_score *score, int i, const image *frame, morph_measures *out) {
     status st = OK;
@@ -103,6 +123,7 @@ status morph_measure(judge *j, const char *dir, const morph_inputs *in, const fr
     double d[EVAL_KINDS];
     *out = (morph_measures){.dir = dir};
     TRY(count_frames(dir, &out->frames));
+    TRY(begin_scores(score, dir, out->frames));
     for (int k = 0; k < EVAL_KINDS; k++) {
         out->by[k].gap = arena_new(a, double, out->frames - 1);
         if (!out->by[k].gap) TRY(fail(E_HOST_MEMORY, "no host memory for %d frames", out->frames));

@@ -5,9 +5,11 @@
 #include "eval/eval.h"
 #include "file/file.h"
 
+static const double same = 0.01; /* resizing moves a picture by up to 0.004, siblings are 0.02 apart */
+
 struct gallery {
     judge *j;
-    int n, side;
+    int n, side, over[2]; /* passed over; -1 = none */
     uint16_t *v; /* [n, JUDGE_EMBED] f16 */
 };
 
@@ -58,7 +60,7 @@ status gallery_open(judge *j, const gallery_source *s, const char *cache, const 
     gallery *g = mem_zalloc(sizeof *g);
     *out = NULL;
     if (!g) return fail(E_HOST_MEMORY, "no host memory for features");
-    g->j = j, g->n = s->n, g->side = s->side;
+    g->j = j, g->n = s->n, g->side = s->side, g->over[0] = g->over[1] = -1;
     g->v = mem_alloc((size_t)g->n * JUDGE_EMBED * sizeof *g->v);
     if (!g->v) TRY(fail(E_HOST_MEMORY, "no host memory for the features of %d pictures", g->n));
     if (!read_cache(g, cache, key)) {
@@ -88,7 +90,7 @@ status gallery_nearest(gallery *g, const image *im, double *distance, int *which
     static const uint8_t white[3] = {255, 255, 255};
     status st = OK;
     image fitted = {0};
-    double best = -1;
+    double best = 0; /* likeness is never less */
     float *v = mem_alloc(JUDGE_EMBED * sizeof *v);
     if (!v) TRY(fail(E_HOST_MEMORY, "no host memory for features"));
     TRY(image_fit_to(im, g->side, g->side, FIT_PAD, white, &fitted));
@@ -96,11 +98,23 @@ status gallery_nearest(gallery *g, const image *im, double *distance, int *which
     *which = 0;
     for (int i = 0; i < g->n; i++) {
         double like = likeness(g->v + (size_t)i * JUDGE_EMBED, v);
-        if (like > best) best = like, *which = i;
+        if (like > best && i != g->over[0] && i != g->over[1]) best = like, *which = i;
     }
     *distance = best < 1 ? 1 - best : 0;
 out:
     mem_free(v);
     image_free(&fitted);
+    return st;
+}
+
+status gallery_pass_over(gallery *g, const image *a, const image *b) {
+    status st = OK;
+    int which[2];
+    double d[2];
+    g->over[0] = g->over[1] = -1;
+    TRY(gallery_nearest(g, a, &d[0], &which[0]));
+    TRY(gallery_nearest(g, b, &d[1], &which[1]));
+    for (int i = 0; i < 2; i++) g->over[i] = d[i] < same ? which[i] : -1;
+out:
     return st;
 }

@@ -1,16 +1,17 @@
 /* test_eval.c: `imago eval morph`: evenness against values worked out by hand, distances against
  * the features themselves, sequences whose answer is known, the command as a user runs it, bad
- * folders, short memory.   usage: test_eval ASSETS_DIR PATH_OF_IMAGO [device]
+ * folders, short memory.   usage: test_eval ASSETS_DIR PATH_OF_IMAGO CORPUS [device]
  * SPDX-License-Identifier: MIT */
 #include "eval/eval.h"
 #include "family/squeezenet.h"
 #include "cli_run.h"
+#include "train/corpus.h"
 #include <cjson/cJSON.h>
 #include <math.h>
 
 enum { FRAMES = 7, SIDE = 32 };
 static char g_dir[] = "test_eval.XXXXXX", g_weights[1000];
-static const char *g_exe;
+static const char *g_exe, *g_corpus;
 static device *g_dev;
 
 static bool near(double a, double b, double tol) { return fabs(a - b) <= tol; }
@@ -52,10 +53,13 @@ static image flat(int w, int h, int r, int g, int b) {
     return im;
 }
 
+static void fill_pattern(uint8_t *px, int n, int seed) {
+    for (int i = 0; i < n; i++) px[i] = (uint8_t)((i / 7 * (seed + 3) + i % 3 * 90) % 251);
+}
+
 static image pattern(int w, int h, int seed) {
     image im = flat(w, h, 0, 0, 0);
-    for (int i = 0; i < 3 * w * h; i++)
-        im.px[i] = (uint8_t)((i / 7 * (seed + 3) + i % 3 * 90) % 251);
+    fill_pattern(im.px, 3 * w * h, seed);
     return im;
 }
 
@@ -222,6 +226,109 @@ static void test_vectors(void) {
     params_fini(&net);
 }
 
+/* ---- the nearest of many ---- */
+/* What a picture shows, from the features: per tap from fire5 on the mean over positions, of length 1. */
+static double expected_likeness(params *net, const image *a, const image *b) {
+    int64_t channels[SQUEEZENET_TAPS], count[SQUEEZENET_TAPS], at = 0;
+    float *u = taps_of(net, a, channels, count), *v = taps_of(net, b, channels, count), x[512], y[512];
+    double sum = 0;
+    for (int i = 0; i < SQUEEZENET_TAPS; at += count[i++]) {
+        double xx = 0, yy = 0, xy = 0;
+        if (i < 4) continue;
+        for (int64_t c = 0; c < channels[i]; c++) {
+            x[c] = y[c] = 0;
+            for (int64_t k = c; k < count[i]; k += channels[i]) x[c] += u[at + k], y[c] += v[at + k];
+            xx += (double)x[c] * (double)x[c], yy += (double)y[c] * (double)y[c];
+            xy += (double)x[c] * (double)y[c];
+        }
+        sum += xy / sqrt(xx * yy) / 5;
+    }
+    mem_free(u), mem_free(v);
+    return sum;
+}
+
+typedef struct patterns { int asked, least; } patterns; /* fails below the least number */
+
+static status give_pattern(void *ctx, int i, uint8_t *rgb) {
+    patterns *p = ctx;
+    p->asked++;
+    if (i < p->least) return fail(E_IO, "no such picture");
+    fill_pattern(rgb, 3 * SIDE * SIDE, 3 * i);
+    return OK;
+}
+
+static void test_nearest(judge *j) {
+    params net;
+    patterns given = {0};
+    gallery_source s = {4, SIDE, give_pattern, &given};
+    gallery *g = NULL;
+    double d = -1, other = -1, want = 2;
+    int which = -1;
+    params_init(&net, g_dev, DT_F32);
+    REQUIRE_OK(squeezenet_load(&net, g_weights));
+    REQUIRE_OK(gallery_open(j, &s, in_dir("seen"), "1", &g));
+    REQUIRE_EQ(given.asked, 4);
+    image one = pattern(SIDE, SIDE, 6), strange = flat(SIDE, SIDE, 200, 30, 60);
+    REQUIRE_OK(gallery_nearest(g, &one, &d, &which));
+    REQUIRE(which == 2 && d < 1e-4); /* kept in halves */
+    REQUIRE_OK(gallery_nearest(g, &strange, &d, &which));
+    for (int i = 0; i < 4; i++) {
+        image p = pattern(SIDE, SIDE, 3 * i);
+        double away = 1 - expected_likeness(&net, &strange, &p);
+        if (away < want) want = away, other = i;
+        image_free(&p);
+    }
+    REQUIRE(want > 0.01 && near(d, want, 1e-4) && which == (int)other);
+    /* a picture of the gallery, passed over: the nearest of the others; a strange one is nobody there */
+    REQUIRE_OK(gallery_pass_over(g, &one, &strange));
+    want = 2;
+    for (int i = 0; i < 4; i++) {
+        image p = pattern(SIDE, SIDE, 3 * i);
+        if (i != 2) want = fmin(want, 1 - expected_likeness(&net, &one, &p));
+        image_free(&p);
+    }
+    REQUIRE_OK(gallery_nearest(g, &one, &d, &which));
+    REQUIRE(which != 2 && want > 1e-3 && near(d, want, 1e-4));
+    REQUIRE_OK(gallery_pass_over(g, &strange, &strange));
+    REQUIRE_OK(gallery_nearest(g, &one, &d, &which));
+    REQUIRE(which == 2 && d < 1e-4);
+    /* another shape stands on white */
+    image low = flat(SIDE, SIDE / 2, 200, 30, 60), on_white = flat(SIDE, SIDE, 255, 255, 255);
+    memcpy(on_white.px + 3 * SIDE * SIDE / 4, low.px, 3 * SIDE * SIDE / 2);
+    REQUIRE_OK(gallery_nearest(g, &low, &d, &which));
+    REQUIRE_OK(gallery_nearest(g, &on_white, &other, &which));
+    REQUIRE(d == other);
+    gallery_close(g);
+    /* kept: nobody is asked; another key, a damaged file: asked again, and a failure is told */
+    REQUIRE_OK(gallery_open(j, &s, in_dir("seen"), "1", &g));
+    REQUIRE_EQ(given.asked, 4);
+    REQUIRE_OK(gallery_nearest(g, &on_white, &d, &which));
+    REQUIRE(d == other);
+    gallery_close(g);
+    given.least = 1;
+    REQUIRE(gallery_open(j, &s, in_dir("seen"), "2", &g) == E_IO && !g && given.asked == 5);
+    given.least = 0;
+    REQUIRE_OK(file_write_atomic(in_dir("seen"), "no features", 11));
+    REQUIRE_OK(gallery_open(j, &s, in_dir("seen"), "1", &g));
+    REQUIRE_EQ(given.asked, 9);
+    gallery_close(g);
+    REQUIRE_OK(gallery_open(j, &s, in_dir("no/such/folder"), "1", &g)); /* not kept: no failure */
+    gallery_close(g);
+    for (int64_t n = 1, live = mem_live(), hit = 1; hit; n++) {
+        fault_arm(n);
+        status st = gallery_open(j, &s, NULL, "1", &g);
+        if (st == OK) st = gallery_nearest(g, &low, &d, &which);
+        hit = fault_count() >= n;
+        fault_arm(0);
+        REQUIRE((st != OK) == hit);
+        gallery_close(g);
+        g = NULL;
+        REQUIRE_EQ(mem_live(), live);
+    }
+    image_free(&one), image_free(&strange), image_free(&low), image_free(&on_white);
+    params_fini(&net);
+}
+
 /* ---- sequences ---- */
 /* Stands for a model: ramp's frames are grey, 40 lighter each, so losses are known. */
 static status brightness(void *ctx, const image *frame, double *loss) {
@@ -235,7 +342,7 @@ static void test_sequences(judge *j) {
     arena mem = {0};
     morph_inputs none = {0}, both = {in_dir("a.png"), in_dir("b.png"), FIT_CROP};
     int asked = 0;
-    frame_loss loss = {brightness, &asked};
+    frame_score scores[EVAL_SCORES] = {[BY_LOSS] = {brightness, NULL, &asked}};
     REQUIRE_OK(morph_measure(j, in_dir("same"), &none, NULL, &mem, &m[0]));
     REQUIRE(m[0].frames == FRAMES && m[0].w == SIDE && m[0].h == SIDE);
     for (int k = 0; k < EVAL_KINDS; k++) {
@@ -243,11 +350,11 @@ static void test_sequences(judge *j) {
         REQUIRE(s->of.path == 0 && s->of.ppl == 0 && s->of.largest == 1 && s->of.gini == 0);
         REQUIRE(isnan(s->to_first) && isnan(s->to_last));
     }
-    REQUIRE_OK(morph_measure(j, in_dir("ramp"), &both, &loss, &mem, &m[1]));
+    REQUIRE_OK(morph_measure(j, in_dir("ramp"), &both, scores, &mem, &m[1]));
     const sequence_measures *ramp = m[1].by;
     REQUIRE(near(ramp[BY_PIXELS].of.path, 240.0 / 255, 1e-12));
-    REQUIRE(asked == FRAMES && near(m[1].loss_between, m[1].loss_ends, 1e-12)); /* a straight line */
-    REQUIRE(isnan(m[0].loss_between) && isnan(naturalness_mean(m, 2)));
+    REQUIRE(asked == FRAMES && near(m[1].score[BY_LOSS].between, m[1].score[BY_LOSS].ends, 1e-12)); /* a straight line */
+    REQUIRE(isnan(m[0].score[BY_LOSS].between) && isnan(m[1].score[BY_NEAREST].ends) && isnan(naturalness_mean(m, 2)));
     REQUIRE(near(naturalness_mean(m + 1, 1), 1, 1e-12));
     REQUIRE(near(ramp[BY_PIXELS].of.largest, 1, 1e-9) && near(ramp[BY_PIXELS].of.gini, 0, 1e-9));
     REQUIRE(ramp[BY_FEATURES].of.path > 0 && ramp[BY_FEATURES].of.largest < 5);
@@ -268,7 +375,7 @@ static void test_sequences(judge *j) {
 /* ---- the command ---- */
 static int run(const char *args) {
     char head[2600];
-    snprintf(head, sizeof head, "cd %s && '%s' eval --device cpu --threads 2 --judge '%s'", g_dir, g_exe, g_weights);
+    snprintf(head, sizeof head, "cd %s && XDG_CACHE_HOME=\"$PWD/cache\" '%s' eval --device cpu --threads 2 --judge '%s'", g_dir, g_exe, g_weights);
     return cli_run(head, args, "", NULL);
 }
 
@@ -317,6 +424,47 @@ static void test_command(void) {
     REQUIRE_EQ(run("morph jump -o report --overwrite"), 0);
 }
 
+/* The 3D pictures of two things, and their mean between them. */
+static void save_real(void) {
+    corpus *c = NULL;
+    uint8_t *rgba = mem_alloc(CORPUS_RGBA_BYTES);
+    image two[2];
+    REQUIRE_OK(corpus_open(g_corpus, &c));
+    for (int i = 0; i < 2; i++) {
+        const corpus_concept *thing = &c->concepts[corpus_find_concept(c, i ? "1f431" : "1f98a")];
+        two[i] = flat(CORPUS_SIDE, CORPUS_SIDE, 0, 0, 0);
+        REQUIRE_OK(corpus_decode(c, thing->picture[corpus_find_style(c, "3d")], rgba));
+        corpus_on_white(rgba, two[i].px);
+    }
+    image fade = flat(CORPUS_SIDE, CORPUS_SIDE, 0, 0, 0);
+    for (int i = 0; i < 3 * CORPUS_SIDE * CORPUS_SIDE; i++)
+        fade.px[i] = (uint8_t)((two[0].px[i] + two[1].px[i]) / 2);
+    save_frame("real", 0, two[0]), save_frame("real", 1, fade), save_frame("real", 2, two[1]);
+    corpus_close(c);
+    mem_free(rgba);
+}
+
+static void test_corpus(void) {
+    json *root = NULL;
+    char args[1200];
+    save_real();
+    snprintf(args, sizeof args, "morph real --data '%s'", g_corpus);
+    REQUIRE_EQ(run(args), 0);
+    REQUIRE(says("looking at the corpus") && says("nearest to frames between") && says("  real"));
+    snprintf(args, sizeof args, "morph real same --data '%s' --json -o near", g_corpus);
+    REQUIRE_EQ(run(args), 0); /* kept: nothing is looked at, so there is nothing but the JSON */
+    REQUIRE_OK(json_parse(out, strlen(out), "the output", &root));
+    const json *list = cJSON_GetObjectItem(root, "morphs"), *real = cJSON_GetArrayItem(list, 0);
+    double ends = cJSON_GetObjectItem(real, "nearest_ends")->valuedouble;
+    double between = cJSON_GetObjectItem(real, "nearest_between")->valuedouble;
+    double still = cJSON_GetObjectItem(cJSON_GetArrayItem(list, 1), "nearest_between")->valuedouble;
+    REQUIRE(ends > 0.005 && between > ends && still > between); /* none is itself; no picture is as strange as stripes */
+    double mean = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "mean"), "nearest_between")->valuedouble;
+    REQUIRE(near(mean, (between + still) / 2, 1e-9));
+    json_free(root);
+    complains("morph real --data nowhere", 1, "nowhere");
+}
+
 static void test_bad(void) {
     complains("morph nowhere", 1, "nowhere: no such folder");
     complains("morph one", 1, "one frame");
@@ -361,11 +509,11 @@ static void test_memory(judge *j) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 3) return fprintf(stderr, "usage: test_eval ASSETS_DIR PATH_OF_IMAGO [device]\n"), 2;
+    if (argc < 4) return fprintf(stderr, "usage: test_eval ASSETS_DIR PATH_OF_IMAGO CORPUS [device]\n"), 2;
     judge *j = NULL;
     char clean[100];
-    const char *name = argc > 3 ? argv[3] : "cpu";
-    g_exe = argv[2];
+    const char *name = argc > 4 ? argv[4] : "cpu";
+    g_exe = argv[2], g_corpus = argv[3];
     snprintf(g_weights, sizeof g_weights, "%s/squeezenet/squeezenet_v1.0.safetensors", argv[1]);
     status st = device_open(
         &op_all, &(device_params){.name = name, .threads = 2, .validation = TEST_VALIDATION},
@@ -378,10 +526,12 @@ int main(int argc, char **argv) {
     REQUIRE_OK(judge_open(g_dev, g_weights, &j));
     test_features(j);
     test_vectors();
+    test_nearest(j);
     test_sequences(j);
     test_memory(j);
     judge_close(j);
     test_command();
+    test_corpus();
     test_bad();
     device_close(g_dev);
     snprintf(clean, sizeof clean, "rm -rf %s", g_dir);

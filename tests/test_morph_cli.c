@@ -138,6 +138,66 @@ static void test_video(void) {
     REQUIRE(says("ffmpeg gave up (exit code 3)") && says("3 frames in 100%03d"));
 }
 
+/* Frames of a video, from its table of samples. */
+static int video_frames(const char *name) {
+    size_t bytes = 0;
+    uint8_t *d = (uint8_t *)text_of(name, &bytes);
+    int n = -1;
+    for (size_t i = 0; i + 16 <= bytes && n < 0; i++)
+        if (memcmp(d + i, "stsz", 4) == 0) n = d[i + 12] << 24 | d[i + 13] << 16 | d[i + 14] << 8 | d[i + 15];
+    mem_free(d);
+    return n;
+}
+
+/* Is that frame the picture itself, on red and cut to 48x64? */
+static bool frame_is(int frame, const char *picture) {
+    char path[1200], name[64];
+    image given = {0}, fitted = {0};
+    const uint8_t red[3] = {255, 0, 0};
+    snprintf(path, sizeof path, "%s/%s", golden, picture);
+    snprintf(name, sizeof name, "between/frame-%04d.png", frame);
+    REQUIRE_OK(image_load(path, &given));
+    REQUIRE_OK(image_flatten(&given, red));
+    REQUIRE_OK(image_fit_to(&given, 48, 64, FIT_CROP, red, &fitted));
+    image im = load(name);
+    REQUIRE(im.w == 48 && im.h == 64);
+    bool same = memcmp(im.px, fitted.px, 48 * 64 * 3) == 0;
+    image_free(&given);
+    image_free(&fitted);
+    image_free(&im);
+    return same;
+}
+
+/* --inbetween: made frames are counted, the pictures themselves (one transparent and of another shape) stand where one turns into
+ * the next, and every file has all of them. */
+static void test_inbetween(void) {
+    static const char *const picture[] = {"morph/a.png", "images/rgba8.png", "morph/b.png"};
+    char text[2048];
+    int loops = -1;
+    size_t bytes = 0;
+    REQUIRE_EQ(run(SMALL "%m/morph/a.png %m/images/rgba8.png %m/morph/b.png --background ff0000 --inbetween --frames 2 --loop --uneven -o between"), 0);
+    REQUIRE(says("9 frames in between"));
+    for (int f = 0; f < 9; f++)
+        for (int i = 0; i < 3; i++) REQUIRE(frame_is(f + 1, picture[i]) == (f == 3 * i));
+    REQUIRE(!os_file_exists(in_dir("between/frame-0010.png")));
+    image strip = load("between/strip.png");
+    REQUIRE(strip.w == 2 + 9 * 50);
+    image_free(&strip);
+    REQUIRE_EQ(animation_frames("between/morph.webp", &loops), 9);
+    char *page = text_of("between/morph.html", &bytes);
+    REQUIRE_EQ(count(page, "data:image/png;base64,"), 9);
+    mem_free(page);
+    if (os_file_exists(in_dir("between/morph.mp4"))) REQUIRE_EQ(video_frames("between/morph.mp4"), 9);
+    REQUIRE_EQ(run(SMALL PAIR "--inbetween --method slerp -o five"), 0);
+    REQUIRE(says("7 frames in five"));
+    snprintf(text, sizeof text, "{\"exp_id\": \"m\", \"image_paths\": [\"%s/morph/a.png\", \"%s/morph/b.png\"]}\n", golden, golden);
+    write_text("one.jsonl", text);
+    REQUIRE_EQ(run(SMALL "--inbetween --frames 1 --uneven --manifest one.jsonl -o lines"), 0);
+    REQUIRE(says("3 frames in lines/m"));
+    REQUIRE_EQ(run(SMALL PAIR "--inbetween --frames 999 -o none"), 2);
+    REQUIRE(says("--frames wants 1 to 998 between two pictures, not 999") && one_line());
+}
+
 static void test_manifest(void) {
     char text[4096];
     snprintf(text, sizeof text, "{\"exp_id\": \"one\", \"image_paths\": [\"%s/morph/a.png\", \"%s/morph/b.png\"], \"prompts\": [\"a fox\", \"a cat\"]}\n\n"
@@ -214,6 +274,7 @@ int main(int argc, char **argv) {
     test_files();
     test_chain();
     test_video();
+    test_inbetween();
     test_manifest();
     test_messages();
     test_interrupt();

@@ -1,10 +1,14 @@
-/* test_morph_imago.c: the method imago by what must hold whatever the network says: equal angles, steps that undo each other, ends
- * that come back, frames that depend on their share alone and not on their number.   usage: test_morph_imago GOLDEN_DIR DEVICE
+/* test_morph_imago.c: the method imago against float64 runs of the whole (tests/golden/make_morph_imago.py), and by what must hold
+ * whatever the network says: equal angles, steps that undo each other, ends that come back, frames that depend on their share alone
+ * and not on their number.   usage: test_morph_imago GOLDEN_DIR DEVICE SQUEEZENET
  * SPDX-License-Identifier: MIT */
 #include "morph_run.h"
+#include "file/file.h"
 #include "op/op.h"
 #include <math.h>
 #include <stdio.h>
+
+static const char *g_judge;
 
 static imago_morph_params wish(void) {
     return IMAGO_MORPH(.picture = g_picture, .n_pictures = 2, .prompt = g_prompts, .width = 48, .height = 64, .steps = 6);
@@ -127,6 +131,37 @@ static void test_shares_decide(imago *im) {
     imago_free_pictures(many, 17);
 }
 
+/* The latents of all seven frames, whose places were found by pixels (sd1) or by SqueezeNet (sd2), and the pictures between. */
+static void test_golden(imago *im, const char *name, const char *squeezenet) {
+    enum { N = 7 * CELLS, PX = 48 * 64 * 3 };
+    char path[1024], key[64];
+    imago_morph_params p = wish();
+    imago_picture *pics = NULL;
+    safetensors *golden = NULL;
+    float x[N];
+    double diff = 0, norm = 0, worst = 1000;
+    snprintf(path, sizeof path, "%s/morph_imago.safetensors", g_dir);
+    REQUIRE_OK(safetensors_open(path, &golden));
+    snprintf(key, sizeof key, "%s.latent", name);
+    const safetensor *latent = safetensors_find(golden, key);
+    snprintf(key, sizeof key, "%s.image", name);
+    const safetensor *between = safetensors_find(golden, key);
+    REQUIRE(latent && between && safetensor_count(latent) == N && safetensor_count(between) == 5 * PX);
+    p.frames = 7, p.judge = squeezenet;
+    if (imago_morph(im, &p, &pics) != IMAGO_OK) printf("%s\n", imago_error_message());
+    REQUIRE(pics && array_count(im->lat.x) == N);
+    REQUIRE_OK(array_read(im->lat.x, x));
+    for (int i = 0; i < N; i++) {
+        double v = safetensor_load(latent, i);
+        diff += pow((double)x[i] - v, 2), norm += v * v;
+    }
+    for (int f = 0; f < 5; f++) worst = fmin(worst, image_psnr(pics[1 + f].rgb, (const uint8_t *)between->data + f * PX, PX));
+    printf("golden %s   latents %.2e, worst picture %.1f dB\n", name, sqrt(diff / norm), worst);
+    REQUIRE(sqrt(diff / norm) < 1e-3 && worst > 45);
+    imago_free_pictures(pics, 7);
+    safetensors_close(golden);
+}
+
 /* Every switch does something, and nothing is random. */
 static void test_switches(imago *im) {
     imago_picture *base, *again, *other;
@@ -228,8 +263,8 @@ static void test_faults(imago *im) {
 
 int main(int argc, char **argv) {
     char path[1024];
-    if (argc != 3) return printf("usage: test_morph_imago GOLDEN_DIR DEVICE\n"), 2;
-    g_dir = argv[1], g_device = argv[2];
+    if (argc != 4) return printf("usage: test_morph_imago GOLDEN_DIR DEVICE SQUEEZENET\n"), 2;
+    g_dir = argv[1], g_device = argv[2], g_judge = argv[3];
     device *d = NULL;
     if (device_open(&(op_table){0}, &(device_params){.name = g_device}, &d) != OK) return printf("skipped: %s\n", error_message()), 77;
     device_close(d);
@@ -243,6 +278,7 @@ int main(int argc, char **argv) {
     test_even();
     for (int i = 0; i < 2; i++) { /* epsilon, v */
         imago *im = open_model(i ? "sd2" : "sd1");
+        test_golden(im, i ? "sd2" : "sd1", i ? g_judge : NULL);
         test_ends_return(im);
         if (i || strcmp(g_device, "cpu") == 0) test_shares_decide(im);
         if (i && strcmp(g_device, "cpu") == 0) {

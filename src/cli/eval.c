@@ -9,7 +9,7 @@
 enum { MAX_FOLDERS = 300 }; /* a panel of the chart each, and pictures have at most 32768 rows */
 
 typedef struct eval_command {
-    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit, *model;
+    const char *path[1 + MAX_FOLDERS], *judge, *out, *device, *fit, *model, *data;
     morph_inputs in;
     int n, threads;
     bool json, overwrite;
@@ -30,12 +30,24 @@ static void print_row(const char *name, int frames, const sequence_measures *s, 
 static void print_naturalness(const eval_command *c) {
     double mean = naturalness_mean(c->measured, c->n);
     printf("\n    loss of frames between      of ends    ratio\n");
-    for (int i = 0; i < c->n; i++)
-        printf("%26.4f %12.4f %8.3f  %s\n", c->measured[i].loss_between, c->measured[i].loss_ends,
-               c->measured[i].loss_between / c->measured[i].loss_ends, c->measured[i].dir);
+    for (int i = 0; i < c->n; i++) {
+        const score_measures *s = &c->measured[i].score[BY_LOSS];
+        printf("%26.4f %12.4f %8.3f  %s\n", s->between, s->ends, s->between / s->ends, c->measured[i].dir);
+    }
     if (c->n > 1) printf("%48.3f  mean of all\n", mean);
     printf("The model's denoising loss: ratio 1 = frames are as natural to it as the two pictures; "
            "blur lowers it.\n");
+}
+
+static void print_nearest(const eval_command *c) {
+    score_measures mean = scores_mean(c->measured, c->n, BY_NEAREST);
+    printf("\nnearest to frames between      to ends\n");
+    for (int i = 0; i < c->n; i++)
+        printf("%25.4f %12.4f  %s\n", c->measured[i].score[BY_NEAREST].between,
+               c->measured[i].score[BY_NEAREST].ends, c->measured[i].dir);
+    if (c->n > 1) printf("%25.4f %12.4f  mean of all\n", mean.between, mean.ends);
+    printf("Distance to the nearest picture of the corpus but the two of the morph, by what SqueezeNet "
+           "says they show: 0 = one of them. Beside the ends': how far real pictures are apart.\n");
 }
 
 static void print_table(const eval_command *c) {
@@ -52,6 +64,7 @@ static void print_table(const eval_command *c) {
            "our "
            "features: not comparable with printed ones.\n");
     if (c->model) print_naturalness(c);
+    if (c->data) print_nearest(c);
 }
 
 static status report_path(const eval_command *c, const char *name, char path[1200]) {
@@ -98,6 +111,15 @@ static status surprise(void *model, const image *frame, double *loss) {
     return picture_surprise(model, frame, loss);
 }
 
+static status nearest(void *pictures, const image *frame, double *distance) {
+    int which;
+    return gallery_nearest(pictures, frame, distance, &which);
+}
+
+static status pass_over(void *pictures, const image *first, const image *last) {
+    return gallery_pass_over(pictures, first, last);
+}
+
 static bool cancelled(void *ctx) {
     (void)ctx;
     return os_cancelled();
@@ -108,7 +130,8 @@ static status run(eval_command *c) {
     device *dev = NULL;
     judge *j = NULL;
     imago *im = NULL;
-    frame_loss loss = {surprise, NULL};
+    gallery *pictures = NULL;
+    frame_score score[EVAL_SCORES] = {0};
     char table[1200], chart[1200], cache[512];
     TRY(cli_need_judge(c->judge));
     TRY(prepare_output(c, table, chart));
@@ -123,13 +146,18 @@ static status run(eval_command *c) {
                                   .cache_dir = cli_cache_dir(cache), .cancelled = cancelled};
         st = (status)imago_open(&open, &im);
         if (st != OK) goto out;
-        loss.ctx = im;
+        score[BY_LOSS] = (frame_score){surprise, NULL, im};
+    }
+    if (c->data) {
+        TRY(cli_corpus_gallery(j, c->data, c->judge, &pictures));
+        score[BY_NEAREST] = (frame_score){nearest, pass_over, pictures};
     }
     for (int i = 0; i < c->n; i++)
-        TRY(morph_measure(j, c->path[i + 1], &c->in, im ? &loss : NULL, &c->mem, &c->measured[i]));
+        TRY(morph_measure(j, c->path[i + 1], &c->in, score, &c->mem, &c->measured[i]));
     TRY(report(c, table, chart));
 out:
     imago_close(im);
+    gallery_close(pictures);
     judge_close(j);
     device_close(dev);
     return st;
@@ -182,6 +210,9 @@ int cmd_eval(int argc, char **argv) {
         {"model", OPT_STRING, &c->model,
          "how natural are frames to this model? Its denoising loss, of frames between and of ends",
          "m"},
+        {"data", OPT_STRING, &c->data,
+         "the corpus (a folder that examples/corpus makes): how far are frames from its nearest picture?",
+         NULL},
         {"device", OPT_STRING, &c->device, "auto, cpu, vulkan or vulkan:N", NULL},
         {"threads", OPT_INT, &c->threads, "on cpu (all cores)", "t"},
         {"overwrite", OPT_FLAG, &c->overwrite, "replace existing files", NULL}};

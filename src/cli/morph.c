@@ -75,6 +75,15 @@ static status read_size(const char *text, imago_morph_params *p) {
     return fail(E_USAGE, "--size wants a side or WIDTHxHEIGHT, as 512 or 512x768, not '%s'", text);
 }
 
+/* As counted with both pictures; 0 = not given. */
+static status read_frames(bool inbetween, int *frames) {
+    int least = inbetween ? 1 : 2, most = inbetween ? 998 : 1000;
+    if (!*frames) return OK;
+    if (*frames < least || *frames > most) return fail(E_USAGE, "--frames wants %d to %d%s, not %d", least, most, inbetween ? " between two pictures" : "", *frames);
+    *frames += inbetween ? 2 : 0;
+    return OK;
+}
+
 static status read_prompts(morph_command *c, const string_list *all, const char *a, const char *b) {
     if (all->n && (a || b)) return fail(E_USAGE, "give either --prompt for every picture, or --prompt-a and --prompt-b");
     if (all->n && all->n != c->p.n_pictures) return fail(E_USAGE, "%d pictures and %d prompts: give one for each", c->p.n_pictures, all->n);
@@ -209,7 +218,7 @@ int cmd_morph(int argc, char **argv) {
     string_list prompts = {0};
     const char *manifest = NULL, *prompt_a = NULL, *prompt_b = NULL, *size = NULL, *fit = "crop", *background = NULL;
     int seed = 42;
-    bool help = false;
+    bool help = false, inbetween = false;
     const option options[] = {
         {"model", OPT_STRING, &c.open.model, "diffusers folder, .safetensors or .gguf (the bundled one)", "m"},
         {"prompt-a", OPT_STRING, &prompt_a, "what the first picture shows", NULL},
@@ -218,6 +227,7 @@ int cmd_morph(int argc, char **argv) {
         {"manifest", OPT_STRING, &manifest, "FILE of many morphs, a JSON object a line: exp_id, image_paths, prompts; each gets its folder", NULL},
         {"output", OPT_STRING, &c.out.dir, "folder to write to (morph)", "o"},
         {"frames", OPT_INT, &c.p.frames, "from one picture to the next, both counted (7)", NULL},
+        {"inbetween", OPT_FLAG, &inbetween, "--frames counts the frames made between two pictures (5), which stand at the ends as they are", NULL},
         {"loop", OPT_FLAG, &c.p.loop, "back to the first picture at the end", NULL},
         {"size", OPT_STRING, &size, "side or WxH in pixels, multiples of 8 (the model's own)", NULL},
         {"fit", OPT_STRING, &fit, "pictures of another shape: crop (default) or pad", NULL},
@@ -250,7 +260,7 @@ int cmd_morph(int argc, char **argv) {
     if (st == OK && !c.p.pad && strcmp(fit, "crop") != 0) st = fail(E_USAGE, "--fit wants crop or pad, not '%s'", fit);
     if (st == OK && seed < 0) st = fail(E_USAGE, "--seed wants a number from 0 on, not %d", seed);
     if (st == OK && (c.out.fps < 1 || c.out.fps > 100)) st = fail(E_USAGE, "--fps wants 1 to 100, not %d", c.out.fps);
-    if (st == OK && c.p.frames && (c.p.frames < 2 || c.p.frames > 1000)) st = fail(E_USAGE, "--frames wants 2 to 1000, not %d", c.p.frames);
+    if (st == OK) st = read_frames(inbetween, &c.p.frames);
     if (st == OK && !manifest && pictures.n < 2) st = fail(E_USAGE, "usage: imago morph %s; see imago morph --help", pictures.usage);
     if (st == OK) st = read_colour(background, c.background);
     if (st == OK) st = read_size(size, &c.p);

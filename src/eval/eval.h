@@ -52,6 +52,21 @@ status extractor_read(extractor *e, int n, const uint8_t *rgb, float *out);
 /* Mean over taps and cells of the squared distance of their vectors: 0 = alike ... 2. */
 double features_distance(const float *a, const float *b);
 
+/* ---- nearest.c: how far a picture is from the nearest of many ---- */
+/* n pictures; picture fills the side x side RGB pixels of number i. */
+typedef struct gallery_source { int n, side; status (*picture)(void *ctx, int i, uint8_t *rgb); void *ctx; } gallery_source;
+typedef struct gallery gallery;
+/* Looks at all pictures with judge_embed, or reads what an earlier call with the same key kept in the file `cache` (NULL: nothing is
+ * kept; one that cannot be used is replaced, one that cannot be written is no failure). j is used until gallery_close.
+ *   errors  those of judge_embed and of picture     owner  caller: gallery_close (accepts NULL) */
+status gallery_open(judge *j, const gallery_source *s, const char *cache, const char *key, gallery **out);
+void   gallery_close(gallery *g);
+/* 1 - likeness to the nearest (judge_embed), 0 = it is one of them; pictures of another size are padded with white first. */
+status gallery_nearest(gallery *g, const image *im, double *distance, int *which);
+/* From now on those of the gallery that these two are (nearer than 0.01) are passed over, and no others: frames of a morph are to be
+ * like pictures, not like the two that were given. */
+status gallery_pass_over(gallery *g, const image *a, const image *b);
+
 /* ---- morph.c ---- */
 typedef enum eval_kind { BY_FEATURES, BY_PIXELS, EVAL_KINDS } eval_kind;
 typedef struct sequence_measures {
@@ -59,20 +74,27 @@ typedef struct sequence_measures {
     gap_measures of;
     double to_first, to_last;    /* from the first picture to the first frame, from the last to the last; NAN = not given */
 } sequence_measures;
-/* loss of a frame by a model (see engine/), where one was given: of the frames between, and of the first and the last.
- * Their ratio is the naturalness: 1 = as natural as the pictures. NAN = not measured, or nothing between. */
-typedef struct morph_measures { const char *dir; int frames, w, h; sequence_measures by[EVAL_KINDS]; double loss_between, loss_ends; } morph_measures;
-typedef struct frame_loss { status (*of)(void *ctx, const image *frame, double *loss); void *ctx; } frame_loss;
+/* Of single frames, how natural they are: a model's loss (see engine/), and the distance to the nearest of many real pictures.
+ * Lower is better; means over the frames between, and over the first and the last. NAN = not measured, or nothing between. */
+typedef enum eval_score { BY_LOSS, BY_NEAREST, EVAL_SCORES } eval_score;
+typedef struct score_measures { double between, ends; } score_measures;
+typedef struct frame_score {
+    status (*of)(void *ctx, const image *frame, double *score);             /* NULL: not asked for */
+    status (*begin)(void *ctx, const image *first, const image *last);      /* of a morph, before its frames; NULL: need not know */
+    void *ctx;
+} frame_score;
+typedef struct morph_measures { const char *dir; int frames, w, h; sequence_measures by[EVAL_KINDS]; score_measures score[EVAL_SCORES]; } morph_measures;
 typedef struct morph_inputs { const char *first, *last; image_fit fit; } morph_inputs; /* paths, NULL = not given; fitted to the frames as imago morph does */
 /* DIR/frame-0001.png and on, as `imago morph` writes them; transparent ones on white. Gaps live in `a`.
  *   errors  E_FORMAT: fewer than two frames, a missing number, frames of different sizes, a file that is no picture;
- *           E_UNSUPPORTED: a side below JUDGE_MIN_SIDE; E_IO: no such folder; E_CANCELLED; those of judge_distance and loss
- * loss: NULL = not asked for */
-status morph_measure(judge *j, const char *dir, const morph_inputs *in, const frame_loss *loss, arena *a, morph_measures *out);
+ *           E_UNSUPPORTED: a side below JUDGE_MIN_SIDE; E_IO: no such folder; E_CANCELLED; those of judge_distance and scores
+ * score [EVAL_SCORES], or NULL */
+status morph_measure(judge *j, const char *dir, const morph_inputs *in, const frame_score *score, arena *a, morph_measures *out);
 
 /* ---- report.c ---- */
-/* Mean of the losses' ratio; NAN where any is. */
+/* Mean of the losses' ratio, between over ends: 1 = as natural as the pictures; NAN where any is. */
 double naturalness_mean(const morph_measures *m, int n);
+score_measures scores_mean(const morph_measures *m, int n, eval_score k); /* NAN where any is */
 /* Mean of each measure over n sequences; to_first and to_last are NAN where any is. gap = NULL. */
 sequence_measures sequences_mean(const morph_measures *m, int n, eval_kind k);
 status morphs_json(const morph_measures *m, int n, char **text); /* mem_alloc'ed */

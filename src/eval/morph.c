@@ -76,13 +76,54 @@ static status advance(const char *dir, int frame, image *before, image *now) {
     return OK;
 }
 
-status morph_measure(judge *j, const char *dir, const morph_inputs *in, const frame_loss *loss,
+static status begin_scores(const frame_score *score, const char *dir, int frames) {
+    status st = OK;
+    image first = {0}, last = {0};
+    char path[PATH_BYTES];
+    for (int k = 0; k < EVAL_SCORES; k++) {
+        if (!score || !score[k].begin) continue;
+        if (!first.px) {
+            frame_exists(dir, 0, path);
+            TRY(load_rgb(path, &first));
+            frame_exists(dir, frames - 1, path);
+            TRY(load_rgb(path, &last));
+        }
+        TRY(score[k].begin(score[k].ctx, &first, &last));
+    }
+out:
+    image_free(&first);
+    image_free(&last);
+    return st;
+}
+
+/* Adds the frame's scores to the means that they are part of. */
+static status add_scores(const frame_score *score, int i, const image *frame, morph_measures *out) {
+    status st = OK;
+    double one;
+    bool end = i == 0 || i == out->frames - 1;
+    for (int k = 0; k < EVAL_SCORES; k++) {
+        score_measures *m = &out->score[k];
+        if (!score || !score[k].of) {
+            *m = (score_measures){NAN, NAN};
+            continue;
+        }
+        if (out->frames == 2) m->between = NAN;
+        TRY(score[k].of(score[k].ctx, frame, &one));
+        if (end) m->ends += one / 2;
+        else m->between += one / (out->frames - 2);
+    }
+out:
+    return st;
+}
+
+status morph_measure(judge *j, const char *dir, const morph_inputs *in, const frame_score *score,
                      arena *a, morph_measures *out) {
     status st = OK;
     image before = {0}, now = {0};
-    double d[EVAL_KINDS], one, ends = 0, between = 0;
-    *out = (morph_measures){.dir = dir, .loss_between = NAN, .loss_ends = NAN};
+    double d[EVAL_KINDS];
+    *out = (morph_measures){.dir = dir};
     TRY(count_frames(dir, &out->frames));
+    TRY(begin_scores(score, dir, out->frames));
     for (int k = 0; k < EVAL_KINDS; k++) {
         out->by[k].gap = arena_new(a, double, out->frames - 1);
         if (!out->by[k].gap) TRY(fail(E_HOST_MEMORY, "no host memory for %d frames", out->frames));
@@ -90,10 +131,7 @@ status morph_measure(judge *j, const char *dir, const morph_inputs *in, const fr
     for (int i = 0; i < out->frames; i++) {
         if (os_cancelled()) TRY(fail(E_CANCELLED, "stopped"));
         TRY(advance(dir, i, &before, &now));
-        if (loss) {
-            TRY(loss->of(loss->ctx, &now, &one));
-            *(i && i < out->frames - 1 ? &between : &ends) += one;
-        }
+        TRY(add_scores(score, i, &now, out));
         if (i == 0) {
             TRY(fidelity(j, in->first, in->fit, &now, d));
             for (int k = 0; k < EVAL_KINDS; k++) out->by[k].to_first = d[k];
@@ -104,8 +142,6 @@ status morph_measure(judge *j, const char *dir, const morph_inputs *in, const fr
     }
     TRY(fidelity(j, in->last, in->fit, &now, d));
     out->w = now.w, out->h = now.h;
-    if (loss) out->loss_ends = ends / 2;
-    if (loss && out->frames > 2) out->loss_between = between / (out->frames - 2);
     for (int k = 0; k < EVAL_KINDS; k++) {
         out->by[k].to_last = d[k];
         out->by[k].of = gaps_measure(out->by[k].gap, out->frames - 1);

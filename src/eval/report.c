@@ -17,8 +17,15 @@ sequence_measures sequences_mean(const morph_measures *m, int n, eval_kind k) {
 
 double naturalness_mean(const morph_measures *m, int n) {
     double sum = 0;
-    for (int i = 0; i < n; i++) sum += m[i].loss_between / m[i].loss_ends / n;
+    for (int i = 0; i < n; i++) sum += m[i].score[BY_LOSS].between / m[i].score[BY_LOSS].ends / n;
     return sum;
+}
+
+score_measures scores_mean(const morph_measures *m, int n, eval_score k) {
+    score_measures s = {0};
+    for (int i = 0; i < n; i++)
+        s.between += m[i].score[k].between / n, s.ends += m[i].score[k].ends / n;
+    return s;
 }
 
 /* ---- JSON ---- */
@@ -41,6 +48,17 @@ static bool add_sequence(cJSON *to, const char *key, const sequence_measures *s,
     return ok;
 }
 
+static bool add_scores(cJSON *to, const score_measures *s) {
+    static const char *const key[EVAL_SCORES][2] = {{"loss_ends", "loss_between"},
+                                                    {"nearest_ends", "nearest_between"}};
+    bool ok = true;
+    for (int k = 0; k < EVAL_SCORES; k++) {
+        if (ok && !isnan(s[k].ends)) ok = cJSON_AddNumberToObject(to, key[k][0], s[k].ends);
+        if (ok && !isnan(s[k].between)) ok = cJSON_AddNumberToObject(to, key[k][1], s[k].between);
+    }
+    return ok;
+}
+
 static bool add_morph(cJSON *list, const morph_measures *m) {
     cJSON *o = cJSON_CreateObject();
     if (!o || !cJSON_AddItemToArray(list, o)) return false;
@@ -48,8 +66,7 @@ static bool add_morph(cJSON *list, const morph_measures *m) {
               cJSON_AddNumberToObject(o, "frames", m->frames) &&
               cJSON_AddNumberToObject(o, "width", m->w) &&
               cJSON_AddNumberToObject(o, "height", m->h);
-    if (ok && !isnan(m->loss_ends)) ok = cJSON_AddNumberToObject(o, "loss_ends", m->loss_ends);
-    if (ok && !isnan(m->loss_between)) ok = cJSON_AddNumberToObject(o, "loss_between", m->loss_between);
+    if (ok) ok = add_scores(o, m->score);
     for (int k = 0; ok && k < EVAL_KINDS; k++)
         ok = add_sequence(o, kind_key[k], &m->by[k], m->frames - 1);
     return ok;
@@ -66,6 +83,9 @@ status morphs_json(const morph_measures *m, int n, char **text) {
     ok = mean != NULL;
     double natural = naturalness_mean(m, n);
     if (ok && !isnan(natural)) ok = cJSON_AddNumberToObject(mean, "loss_between_over_ends", natural);
+    score_measures scores[EVAL_SCORES];
+    for (int k = 0; k < EVAL_SCORES; k++) scores[k] = scores_mean(m, n, (eval_score)k);
+    if (ok) ok = add_scores(mean, scores);
     for (int k = 0; ok && k < EVAL_KINDS; k++) {
         sequence_measures s = sequences_mean(m, n, (eval_kind)k);
         ok = add_sequence(mean, kind_key[k], &s, 0);

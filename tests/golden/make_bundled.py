@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes bundled.safetensors and bundled_adapter/: what diffusers' StableDiffusionPipeline makes of models/imago-base, as it is and with an
-adapter by PEFT on its UNet. To be run again whenever those weights change; nothing else in the tests depends on them.
+adapter by PEFT on its UNet; and morph_bundled.png, a morph of it (make_morph_imago.py). To be run again whenever those weights change;
+nothing else in the tests depends on them.
 
-Run:  python3 -m venv v && v/bin/pip install torch==2.13.0 diffusers==0.42.1 transformers==5.24.0 safetensors==0.8.0 peft==0.21.2
+Run:  python3 -m venv v && v/bin/pip install torch==2.13.0 diffusers==0.42.1 transformers==5.24.0 safetensors==0.8.0 peft==0.21.2 pillow numpy
       v/bin/python tests/golden/make_bundled.py
 pictures, adapted [N, 128, 128, 3] u8, in f32 on the CPU. The prompts and settings are the tables in tests/test_bundled.c. The adapter is OFT with
 exact Cayley rotations of random angles, large enough to be seen.   SPDX-License-Identifier: MIT
@@ -14,6 +15,7 @@ import peft
 import peft.helpers
 import torch
 from safetensors.numpy import save_file
+import make_morph_imago
 
 here = os.path.dirname(os.path.abspath(__file__))
 torch.set_num_threads(1)
@@ -49,3 +51,4 @@ out["adapted"] = draw(plain[:2])
 print("PSNR of pictures with and without the adapter:", psnr(out["adapted"], out["pictures"]))
 assert max(psnr(out["adapted"], out["pictures"])) < 25
 save_file(out, os.path.join(here, "bundled.safetensors"))
+make_morph_imago.bundled()

@@ -135,9 +135,6 @@ y, x = np.mgrid[0:64, 0:48] / 64.0
 a = np.stack([255 * x, 255 * y, 128 + 100 * np.sin(9 * x + 5 * y)], -1)
 b = np.stack([200 - 150 * y, 60 + 180 * (np.hypot(x - 0.4, y - 0.5) < 0.25), 230 * (1 - x)], -1)
 pictures = [p.clip(0, 255).astype(np.uint8) for p in (a, b)]
-os.makedirs(f"{here}/morph", exist_ok=True)
-for p, n in zip(pictures, "ab"):
-    Image.fromarray(p).save(f"{here}/morph/{n}.png")
 
 
 class Model:
@@ -216,19 +213,27 @@ def morph(model, name, n=7, steps=12, strength=0.84, inner=5, guidance=7.5, seed
     out[name + ".image"] = px
 
 
-for name in ("sd1", "sd2"):
-    m = Model(name)
-    morph(m, name)
-    morph(m, name + ".slerp", slerp_only=True, guidance=3.0)
-    torch.manual_seed(1)
-    z, t = torch.randn(7, 4, 8, 6, dtype=torch.float64).float().double(), 400
-    y0, y6 = (m.encode_text(s) for s in PROMPTS)
-    text = torch.cat([y0 + j / 6 * (y6 - y0) for j in range(7)])
-    c = [beta_quantile(j / 6) for j in range(7)]
-    out[f"{name}.mode.x"] = z
-    for mode in "PMEBF":
-        out[f"{name}.mode.{mode}"] = m.predict(z, t, text, mode, c)
-nhwc = lambda t: t if t.dtype == torch.uint8 else t.permute(0, 2, 3, 1)
-save_file({k: (v if v.dtype == torch.uint8 else nhwc(v).float()).contiguous() for k, v in out.items()}, f"{here}/morph.safetensors")
-for k, v in out.items():
-    print(k, tuple(v.shape), v.double().abs().max().item())
+def main():
+    os.makedirs(f"{here}/morph", exist_ok=True)
+    for p, n in zip(pictures, "ab"):
+        Image.fromarray(p).save(f"{here}/morph/{n}.png")
+    for name in ("sd1", "sd2"):
+        m = Model(name)
+        morph(m, name)
+        morph(m, name + ".slerp", slerp_only=True, guidance=3.0)
+        torch.manual_seed(1)
+        z, t = torch.randn(7, 4, 8, 6, dtype=torch.float64).float().double(), 400
+        y0, y6 = (m.encode_text(s) for s in PROMPTS)
+        text = torch.cat([y0 + j / 6 * (y6 - y0) for j in range(7)])
+        c = [beta_quantile(j / 6) for j in range(7)]
+        out[f"{name}.mode.x"] = z
+        for mode in "PMEBF":
+            out[f"{name}.mode.{mode}"] = m.predict(z, t, text, mode, c)
+    nhwc = lambda t: t if t.dtype == torch.uint8 else t.permute(0, 2, 3, 1)
+    save_file({k: (v if v.dtype == torch.uint8 else nhwc(v).float()).contiguous() for k, v in out.items()}, f"{here}/morph.safetensors")
+    for k, v in out.items():
+        print(k, tuple(v.shape), v.double().abs().max().item())
+
+
+if __name__ == "__main__":
+    main()

@@ -284,6 +284,44 @@ static void test_fill(void) {
     }
 }
 
+/* Banks of lora share its left factor: with one and the same right factor everywhere they are a change of the adapter's own. */
+static void test_shared_factor(void) {
+    grid_options o = options();
+    o.adapter = adapter_find("lora"), o.adapt = (adapter_options){.rank = 4, .alpha = 4}, o.banks = true;
+    grid_model *m = made_up(&o), *sum = NULL;
+    o.banks = false;
+    REQUIRE_OK(grid_model_create(g_im, &o, 1, &sum));
+    static float a[1 << 16], b[1 << 16];
+    for (int i = 0; i < m->ps.n; i++) {
+        const param *p = &m->ps.p[i];
+        int64_t n = shape_count(&p->s);
+        REQUIRE(n <= 1 << 16);
+        REQUIRE_OK(params_get(&m->ps, p->name, a, n));
+        const param *q = params_find(&m->bank_ps[0], p->name);
+        REQUIRE(!q || strstr(p->name, "attn1.to_q.lora_A.weight"));
+        if (q) {
+            REQUIRE_OK(params_get(&m->bank_ps[0], p->name, b, n));
+            for (int k = 1; k < GRID_BANKS; k++) REQUIRE_OK(params_set(&m->bank_ps[k], p->name, b, n));
+            for (int64_t k = 0; k < n; k++) a[k] += b[k];
+        }
+        REQUIRE_OK(params_set(&sum->ps, p->name, a, n));
+    }
+    REQUIRE(m->bank_ps[0].n > 0);
+    bool sees[N * N];
+    sights(GRID_SEES_GIVEN, g_last, sees);
+    grid_rows r = rows_of(GRID_BATCH, sees);
+    make_inputs(&g_in, &m->o, g_last);
+    run_network(m, &r, &g_in, g_a);
+    run_network(sum, &r, &g_in, g_b);
+    double off = furthest(g_a, g_b, N * ONE);
+    m->strength = 0;
+    run_network(m, &r, &g_in, g_a);
+    printf("query banks: %.2g from the sum, which is %.2g from the base\n", off, furthest(g_a, g_b, N * ONE));
+    REQUIRE(off < 2e-5 && furthest(g_a, g_b, N * ONE) > 1e-3);
+    grid_model_destroy(m);
+    grid_model_destroy(sum);
+}
+
 /* A file gives back what was saved; one that is not whole is refused. */
 static void test_file(void) {
     static const char path[] = "test_grid.safetensors", bad[] = "test_grid_bad.safetensors";
@@ -648,6 +686,7 @@ int main(int argc, char **argv) {
     test_extension();
     test_fill();
     test_untouched();
+    test_shared_factor();
     test_file();
     test_loss();
     test_data();

@@ -33,8 +33,16 @@ static bool ends_in(const char *layer, const char *target) {
 
 bool adapter_site_of(const adapter_set *a, const char *layer, shape w, const char *at,
                      adapter_site *s) {
-    *s =
-        (adapter_site){a->info, &a->opts, a->ps, layer, w, NULL, a->strength, a->seed, a->step, at};
+    *s = (adapter_site){.info = a->info,
+                        .opts = &a->opts,
+                        .ps = a->ps,
+                        .left = a->left,
+                        .layer = layer,
+                        .w = w,
+                        .strength = a->strength,
+                        .seed = a->seed,
+                        .step = a->step,
+                        .at = at};
     for (int i = 0; i < a->n_entries; i++)
         if (strcmp(a->entry[i].layer, layer) == 0) {
             s->info = a->entry[i].info;

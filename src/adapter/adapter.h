@@ -35,7 +35,7 @@ typedef struct adapter_options {
 
 /* One adapted layer. Its trainables live in `ps` as "<layer><key>". */
 typedef struct adapter_site {
-    const adapter_info *info; const adapter_options *opts; params *ps;
+    const adapter_info *info; const adapter_options *opts; params *ps, *left;
     const char *layer;                     /* "down_blocks.0.attentions.0.…to_q" */
     shape w;                               /* the layer's weight, [O, I] or [O, I, kh, kw] */
     const conv2d_attrs *conv;              /* NULL = linear; only while recording */
@@ -74,6 +74,7 @@ typedef struct adapter_set {
     const adapter_info *info; const char *const *targets; adapter_options opts; params *ps;
     const adapter_entry *entry; int n_entries;
     tensor *strength, *seed, *step;
+    params *left;                          /* lora: whose B, of the same layer and rank, is used and trained; NULL = an own one. Not for merging. */
     const struct adapter_set *next;        /* applied after this one */
 } adapter_set;
 

@@ -32,7 +32,9 @@ static status tensors(const adapter_site *s, adapter_tensor t[], int *n) {
                             false, false};
     t[1] = (adapter_tensor){".lora_B.weight", conv ? SHAPE(w[0], r, 1, 1) : SHAPE(w[0], r), false,
                             false};
-    *n = 2;
+    *n = s->left ? 1 : 2;
+    if (s->opts->dora && s->left)
+        return fail(E_UNSUPPORTED, "%s: DoRA does not share its left factor", s->layer);
     if (s->opts->dora)
         t[(*n)++] = (adapter_tensor){".lora_magnitude_vector",
                                      SHAPE(s->opts->dora_columns ? w[1] : w[0]), true, false};
@@ -71,13 +73,19 @@ static void init(const adapter_site *s, float *const t[], const float *w, uint32
     for (int64_t i = 0; i < z.count; i++) t[2][i] = (float)norm_at(&z, w, i);
 }
 
+static tensor *left(graph *g, const adapter_site *s) {
+    adapter_site of = *s;
+    if (s->left) of.ps = s->left;
+    return adapter_param(g, &of, ".lora_B.weight");
+}
+
 static bool by_weight(const adapter_site *s) { return s->opts->dora; }
 
 /* (alpha / R) B A [O, columns] f32 */
 static tensor *product(graph *g, const adapter_site *s) {
     int64_t r = s->opts->rank;
     tensor *a = op_reshape_(g, adapter_param(g, s, ".lora_A.weight"), SHAPE(r, columns(s)), s->at);
-    tensor *b = op_reshape_(g, adapter_param(g, s, ".lora_B.weight"), SHAPE(s->w.d[0], r), s->at);
+    tensor *b = op_reshape_(g, left(g, s), SHAPE(s->w.d[0], r), s->at);
     return op_matmul_(g, op_scale_(g, b, scale_of(s), 0, s->at), a, NULL, NULL,
                       (matmul_attrs){.out = DT_COUNT}, s->at);
 }
@@ -106,7 +114,7 @@ static tensor *weight(graph *g, const adapter_site *s, tensor *w) {
 static tensor *output(graph *g, const adapter_site *s, tensor *x, tensor *y) {
     tensor *a = op_cast_(g, adapter_param(g, s, ".lora_A.weight"), x->dtype, s->at);
     tensor *b =
-        op_cast_(g, op_scale_(g, adapter_param(g, s, ".lora_B.weight"), scale_of(s), 0, s->at),
+        op_cast_(g, op_scale_(g, left(g, s), scale_of(s), 0, s->at),
                  x->dtype, s->at);
     if (s->conv) {
         tensor *low = adapter_scaled(g, s, op_conv2d_(g, x, a, NULL, NULL, *s->conv, s->at));
@@ -126,6 +134,7 @@ static status merge(const adapter_site *s, const float *const t[], double m, boo
            *row = mem_alloc((size_t)cols * sizeof *row);
     float *v = s->opts->dora ? mem_alloc((size_t)(o * cols) * sizeof *v) : w;
     status st = OK;
+    if (s->left) TRY(fail(E_UNSUPPORTED, "%s: its left factor is another adapter's", s->layer));
     if (!row || !v) TRY(fail(E_HOST_MEMORY, "no host memory to merge %s", s->layer));
     if (s->opts->dora && inverse)
         TRY(fail(E_UNSUPPORTED,

@@ -67,7 +67,7 @@ int cmd_train_grid(int argc, char **argv) {
         {"given", OPT_STRING, &w.given, "given cells are clean (default) or noised as the others are", NULL},
         {"geometry", OPT_STRING, &w.geometry, "batch (default) or canvas: the same function, computed otherwise", NULL},
         {"no-slots", OPT_FLAG, &w.no_slots, "cells know their role, not their place", NULL},
-        {"query-banks", OPT_FLAG, &p.o.banks, "query adapters of their own for even and odd given cells and those that are made", NULL},
+        {"query-banks", OPT_FLAG, &p.o.banks, "query adapters of their own for even and odd given cells and those that are made (lora: sharing its left factor)", NULL},
         {"size", OPT_INT, &p.side, "side of a cell in pixels (the model's own)", NULL},
         {"steps", OPT_INT, &w.steps, "how many in all (6000); the last 30 % at a falling rate", NULL},
         {"batch", OPT_INT, &w.batch, "grids at once (4)", NULL},

@@ -41,6 +41,7 @@ static status declare(grid_model *m) {
     for (int b = 0; m->o.banks && b < GRID_BANKS; b++) {
         adapter_set *before = b ? &m->bank[b - 1] : &m->set;
         m->bank[b] = (adapter_set){.info = m->o.adapter, .targets = bank_targets, .opts = m->o.adapt, .ps = &m->bank_ps[b]};
+        if (m->o.adapter == adapter_find("lora")) m->bank[b].left = &m->ps; /* Grid-LoRA: W + A B + A B', one A */
         before->next = &m->bank[b];
     }
     TRY(unet_declare(unet, &m->im->ck->unet, &m->set));

@@ -362,6 +362,32 @@ static void test_vae_learns(void) {
     REQUIRE(train_vae(g_dev, DT_F32, &other, &v) == E_USAGE);
 }
 
+/* With a decoder alone to train, the encoder stays what its file says, to the last bit, in half precision too. */
+static void test_decoder_only(dtype type) {
+    stopper never = {0};
+    train_params p = run_params("polished", &never, 20);
+    train_vae_params v = {.vae = tiny_vae, .decoder_only = true, .loss = {.edges = 0.25f, .squares = 5}, .side = SIDE,
+                          .pictures = {pictures, &never}, .held_out = g_held, .n_held_out = HELD};
+    safetensors *a = NULL, *b = NULL;
+    int same = 0, moved = 0;
+    REQUIRE(train_vae(g_dev, type, &p, &v) == E_USAGE);
+    v.from = in_dir("whole");
+    REQUIRE_OK(train_vae(g_dev, type, &p, &v));
+    REQUIRE_OK(safetensors_open(in_dir("whole/vae/diffusion_pytorch_model.safetensors"), &a));
+    REQUIRE_OK(safetensors_open(in_dir("polished/vae/diffusion_pytorch_model.safetensors"), &b));
+    for (int64_t i = 0; i < (int64_t)a->n; i++) {
+        const safetensor *x = &a->tensor[i], *y = safetensors_find(b, x->name);
+        REQUIRE(y && safetensor_bytes(x) == safetensor_bytes(y));
+        bool equal = memcmp(x->data, y->data, safetensor_bytes(x)) == 0;
+        bool encoder = strncmp(x->name, "encoder.", 8) == 0;
+        REQUIRE(equal || !encoder);
+        same += encoder, moved += !equal;
+    }
+    REQUIRE(same > 0 && moved > 0);
+    safetensors_close(a);
+    safetensors_close(b);
+}
+
 static status latents(void *ctx, uint64_t first, int n, float *z, caption *text) {
     if (ctx) ((stopper *)ctx)->fed++;
     for (int i = 0; i < n; i++) {
@@ -592,6 +618,7 @@ int main(int argc, char **argv) {
     test_vae(DT_F32, "whole", "parts");
     if (strcmp(device_id(g_dev), "cpu") == 0) test_vae(DT_BF16, "whole_bf16", "parts_bf16");
     test_vae_learns();
+    test_decoder_only(strcmp(device_id(g_dev), "cpu") == 0 ? DT_BF16 : DT_F32);
     test_text();
     test_base();
     device_close(g_dev);

@@ -128,7 +128,6 @@ static status stage_vae(const options *o) {
     p.adam.weight_decay = 1e-4f;
     /* with latents that stay, what is left to gain is the PSNR */
     if (o->decoder) v.decoder_only = true, v.jitter = 0.05, v.loss.edges = 0.25f, v.loss.moments = 0, v.loss.squares = 5;
-    if (o->decoder && !o->from) TRY(fail(E_USAGE, "--decoder-only needs --from: the folder of an autoencoder"));
     if (o->channels < 1 || o->channels > 64)
         TRY(fail(E_USAGE, "--channels %d: expected 1 to 64", o->channels));
     TRY(corpus_source_open(o->data, &compose_autoencoder, p.seed, composers(o), &s));

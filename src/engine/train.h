@@ -74,7 +74,7 @@ status corpus_source_open(const char *folder, const compose_params *compose, uin
 void   corpus_source_close(corpus_source *s);
 picture_source corpus_source_pictures(corpus_source *s);
 const corpus *corpus_source_corpus(const corpus_source *s);
-/* n of the held-out pictures, spread over all of them (pairs: only those whose thing is trained in other styles), on white:
+/* n of the held-out pictures, spread over all of them (pairs: only those whose thing is trained in other styles; no Symbols, which denoisers do not train), on white:
  * rgb [n, 128, 128, 3] and which picture each is [n], mem_alloc'ed. *n becomes less where there are fewer. */
 status corpus_source_held_out(const corpus_source *s, bool pairs, int *n, uint8_t **rgb, int **picture);
 /* The next n samples of the stream with what they show; caption of a sample. */

@@ -71,7 +71,8 @@ const composer *corpus_source_composer(const corpus_source *s) { return s->m; }
 
 picture_source corpus_source_pictures(corpus_source *s) { return (picture_source){next, s}; }
 
-static bool held_out(const corpus_picture *p, bool pairs) {
+static bool held_out(const corpus *c, const corpus_picture *p, bool pairs) {
+    if (pairs && c->concepts[p->concept].group == CORPUS_SYMBOLS) return false;
     return p->split == SPLIT_PAIR_HOLDOUT || (!pairs && p->split == SPLIT_SUBJECT_HOLDOUT);
 }
 
@@ -81,14 +82,14 @@ status corpus_source_held_out(const corpus_source *s, bool pairs, int *n, uint8_
     const corpus *c = s->c;
     int all = 0, seen = 0, taken = 0;
     uint8_t *rgba = mem_alloc(CORPUS_RGBA_BYTES);
-    for (int i = 0; i < c->n_pictures; i++) all += held_out(&c->pictures[i], pairs);
+    for (int i = 0; i < c->n_pictures; i++) all += held_out(c, &c->pictures[i], pairs);
     *n = MIN(*n, all);
     *rgb = mem_alloc(COMPOSE_RGB_BYTES * (size_t)MAX(*n, 1));
     *picture = mem_alloc(sizeof **picture * (size_t)MAX(*n, 1));
     if (!rgba || !*rgb || !*picture)
         TRY(fail(E_HOST_MEMORY, "no host memory for %d held-out pictures", *n));
     for (int i = 0; i < c->n_pictures && taken < *n; i++) {
-        if (!held_out(&c->pictures[i], pairs) || (int64_t)seen++ * *n / all < taken) continue;
+        if (!held_out(c, &c->pictures[i], pairs) || (int64_t)seen++ * *n / all < taken) continue;
         TRY(corpus_decode(c, i, rgba));
         corpus_on_white(rgba, *rgb + COMPOSE_RGB_BYTES * (size_t)taken);
         (*picture)[taken++] = i;

@@ -14,6 +14,7 @@ typedef struct job {
     const train_params *p;
     const train_vae_params *v;
     params model, judge;
+    params whole; /* decoder_only: the model in f32, for what is frozen may have been rounded */
     plan *step, *eval;
     uint8_t *rgb, *seen;
     float *px, *latent; /* one batch; seen: sources and results of the sheet */
@@ -155,10 +156,30 @@ out:
     return st;
 }
 
+static status copy_decoder(job *j) {
+    status st = OK;
+    float *v = NULL;
+    for (int i = 0; i < j->model.n; i++) {
+        const param *p = &j->model.p[i];
+        int64_t n = shape_count(&p->s);
+        if (!p->trainable) continue;
+        mem_free(v);
+        if (!(v = mem_alloc(sizeof *v * (size_t)n)))
+            TRY(fail(E_HOST_MEMORY, "no host memory for %s", p->name));
+        TRY(params_get(&j->model, p->name, v, n));
+        TRY(params_set(&j->whole, p->name, v, n));
+    }
+out:
+    mem_free(v);
+    return st;
+}
+
 static status save(void *ctx, const char *folder) {
     job *j = ctx;
     checkpoint c = {.vae = j->v->vae};
-    return export_part(&j->model, &c, PART_VAE, folder);
+    if (!j->v->decoder_only) return export_part(&j->model, &c, PART_VAE, folder);
+    status st = copy_decoder(j);
+    return st == OK ? export_part(&j->whole, &c, PART_VAE, folder) : st;
 }
 
 static status check(const train_params *p, const train_vae_params *v) {
@@ -168,6 +189,8 @@ static status check(const train_params *p, const train_vae_params *v) {
         return fail(E_USAGE, "batch %d: expected 1 to 1024", p->batch);
     if (v->side < f || v->side % f)
         return fail(E_USAGE, "pictures of %d px: expected a multiple of %d", v->side, f);
+    if (v->decoder_only && !v->from)
+        return fail(E_USAGE, "the decoder alone is trained beside an encoder that is there: give --from");
     if (v->n_groups > 64 || v->n_held_out < 1)
         return fail(E_USAGE, "%d held-out pictures in %d groups: expected 1 or more in up to 64",
                     v->n_held_out, v->n_groups);
@@ -190,6 +213,11 @@ static status prepare(job *j) {
     TRY(params_allocate(&j->model));
     TRY(init_vae_tiny(&j->model, j->p->seed));
     if (j->v->from) TRY(import_part(&j->model, PART_VAE, j->v->from));
+    if (j->v->decoder_only) {
+        TRY(vae_declare(&j->whole, &j->v->vae));
+        TRY(params_allocate(&j->whole));
+        TRY(import_part(&j->whole, PART_VAE, j->v->from));
+    }
     if (j->v->judge) TRY(squeezenet_load(&j->judge, j->v->judge));
     TRY(record_step(j));
     TRY(record_eval(j));
@@ -202,6 +230,7 @@ status train_vae(device *dev, dtype type, const train_params *p, const train_vae
     job j = {.dev = dev, .type = type, .p = p, .v = v};
     params_init(&j.model, dev, type);
     params_init(&j.judge, dev, type);
+    params_init(&j.whole, dev, DT_F32);
     TRY(check(p, v));
     TRY(prepare(&j));
     train_stage s = {.what = "vae",
@@ -221,6 +250,7 @@ out:
     plan_destroy(j.step);
     plan_destroy(j.eval);
     params_fini(&j.judge);
+    params_fini(&j.whole);
     params_fini(&j.model);
     mem_free(j.rgb);
     mem_free(j.px);

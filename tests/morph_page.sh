@@ -21,7 +21,7 @@ trap 'rm -rf "$dir"' EXIT
 browse() {
     # no host is reachable: the page has to do without
     timeout 100 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir="$dir/profile" \
-        --host-resolver-rules='MAP * ~NOTFOUND' --hide-scrollbars --window-size=900,900 --virtual-time-budget=3000 "$@" 2>/dev/null
+        --host-resolver-rules='MAP * ~NOTFOUND' --hide-scrollbars --window-size=900,900 --virtual-time-budget=60000 "$@" 2>/dev/null
 }
 cat "$dir/out/morph.html" - >"$dir/driven.html" <<'EOF'
 <script>

@@ -23,11 +23,8 @@ void main() {
     uint i = index_1d();
     if (i >= n) return;
     if (FOUND_INF && found_inf[0] != 0u) return;
-    float lr = hyper[0], b1 = hyper[1], b2 = hyper[2];
-    float g = grad[i] * (FACTOR ? factor[0] : 1.0);
-    float a = m[i] + (1.0 - b1) * (g - m[i]), b = b2 * v[i] + (1.0 - b2) * g * g;
-    float denom = sqrt(b) / sqrt(bias_correction(b2, hyper[5])) + hyper[3];
-    float w = p[i] * (1.0 - lr * hyper[4]) - lr / bias_correction(b1, hyper[5]) * a / denom;
+    float a = m[i], b = v[i];
+    float w = adam_update(p[i], grad[i] * (FACTOR ? factor[0] : 1.0), a, b, vec4(hyper[0], hyper[1], hyper[2], hyper[3]), hyper[4], hyper[5]);
     m[i] = a;
     v[i] = b;
     p[i] = w;

@@ -66,12 +66,8 @@ void main() {
     float m = level[(codes[at] >> shift) & 255u] * scale[2u * block],
           v = level[256u + ((codes[at + 64u] >> shift) & 255u)] * scale[2u * block + 1u];
     if (i < n) {
-        float b1 = hyper[1], b2 = hyper[2], lr = hyper[0];
         float g = grad[i] * (FACTOR ? factor[0] : 1.0);
-        m += (1.0 - b1) * (g - m);
-        v = b2 * v + (1.0 - b2) * g * g;
-        float denom = sqrt(v) / sqrt(bias_correction(b2, hyper[5])) + hyper[3];
-        float w = p[i] * (1.0 - lr * hyper[4]) - lr / bias_correction(b1, hyper[5]) * m / denom;
+        float w = adam_update(p[i], g, m, v, vec4(hyper[0], hyper[1], hyper[2], hyper[3]), hyper[4], hyper[5]);
         p[i] = w;
         if (COPY) copy[i] = to_T(w);
     } else {

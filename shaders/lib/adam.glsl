@@ -12,3 +12,11 @@ float bias_correction(float beta, float steps) {
     float r = 1.0 + e / 5.0 * (1.0 + e / 6.0 * (1.0 + e / 7.0 * (1.0 + e / 8.0)));
     return -e * (1.0 + e / 2.0 * (1.0 + e / 3.0 * (1.0 + e / 4.0 * r)));
 }
+
+// One step on gradient g: moments m and v in place, returns the new weight. h: lr, beta1, beta2, eps; decay: of the weight.
+float adam_update(float w, float g, inout float m, inout float v, vec4 h, float decay, float steps) {
+    m += (1.0 - h.y) * (g - m);
+    v = h.z * v + (1.0 - h.z) * g * g;
+    float denom = sqrt(v) / sqrt(bias_correction(h.z, steps)) + h.w;
+    return w * (1.0 - h.x * decay) - h.x / bias_correction(h.y, steps) * m / denom;
+}

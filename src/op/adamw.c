@@ -8,6 +8,7 @@
  *     p -= lr / (1 - b1^step) m / (sqrt(v) / sqrt(1 - b2^step) + eps)
  *   errors  E_SHAPE      source  Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW
  * SPDX-License-Identifier: MIT */
+#include "op/adam.h"
 #include "op/move.h"
 #include <math.h>
 
@@ -61,26 +62,10 @@ static status encode(gpu_cmd *c, const node *n) {
     return move_dispatch(c, d, push.n);
 }
 
-/* What the six numbers make of one step. */
-typedef struct step {
-    float factor, keep, b1, b2, c1, c2, size, root, eps;
-} step;
-
-HOST_KERNEL(adamw_block,
-            (step s, float *restrict p, const float *restrict g, float *restrict m,
-             float *restrict v, int64_t n),
-            (s, p, g, m, v, n)) {
-    for (int64_t i = 0; i < n; i++) {
-        float d = s.factor * g[i], a = m[i] + s.c1 * (d - m[i]), b = s.b2 * v[i] + s.c2 * d * d;
-        m[i] = a;
-        v[i] = b;
-        p[i] = s.keep * p[i] - s.size * a / (sqrtf(b) * s.root + s.eps);
-    }
-}
 typedef struct job {
     const node *n;
     host_isa isa;
-    step s;
+    adam_step s;
 } job;
 
 static void run(void *ctx, int64_t begin, int64_t end) {
@@ -91,24 +76,15 @@ static void run(void *ctx, int64_t begin, int64_t end) {
     const tensor *copy = n->in[COPY];
     for (int64_t i = begin; i < end; i += 2048) { /* the copy reads what is still cached */
         int64_t k = MIN(2048, end - i);
-        adamw_block(j->isa, j->s, p + i, g + i, m + i, v + i, k);
+        adam_update(j->isa, &j->s, p + i, g + i, m + i, v + i, k);
         if (copy) move_save(j->isa, copy, i, k, p + i);
     }
 }
 
 static void host_run(host *h, const node *n) {
-    const float *y = n->in[HYPER]->data;
+    const tensor *factor = n->in[FACTOR];
     if (n->in[FOUND_INF] && *(const uint32_t *)n->in[FOUND_INF]->data) return;
-    double b1 = (double)y[1], b2 = (double)y[2], t = (double)y[5];
-    step s = {.factor = n->in[FACTOR] ? *(const float *)n->in[FACTOR]->data : 1.0f,
-              .keep = 1.0f - y[0] * y[4],
-              .b1 = y[1],
-              .b2 = y[2],
-              .c1 = (float)(1 - b1),
-              .c2 = (float)(1 - b2),
-              .size = (float)((double)y[0] / (1 - pow(b1, t))),
-              .root = (float)(1 / sqrt(1 - pow(b2, t))),
-              .eps = y[3]};
+    adam_step s = adam_step_of(n->in[HYPER]->data, factor ? factor->data : NULL);
     host_parallel(h, tensor_count(n->in[P]), MOVE_GRAIN, run, &(job){n, host_get_isa(h), s});
 }
 

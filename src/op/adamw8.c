@@ -7,6 +7,7 @@
  * The step is taken with moments as they are before they are rounded to the nearest level. A
  * negative m does not become 0. errors  E_SHAPE      source  Dettmers et al. 2022 (8-bit
  * optimizers, block-wise, dynamic map) SPDX-License-Identifier: MIT */
+#include "op/adam.h"
 #include "op/move.h"
 #include <math.h>
 
@@ -99,27 +100,10 @@ static uint8_t nearest(const float *level, float x) {
     return (uint8_t)(x - level[lo] <= level[hi] - x ? lo : hi);
 }
 
-/* What the six numbers make of one step. */
-typedef struct step {
-    float factor, keep, b2, c1, c2, size, root, eps;
-} step;
-
-HOST_KERNEL(adamw8_block,
-            (step s, float *restrict p, const float *restrict g, float *restrict m,
-             float *restrict v, int64_t n),
-            (s, p, g, m, v, n)) {
-    for (int64_t i = 0; i < n; i++) {
-        float d = s.factor * g[i], a = m[i] + s.c1 * (d - m[i]), b = s.b2 * v[i] + s.c2 * d * d;
-        m[i] = a;
-        v[i] = b;
-        p[i] = s.keep * p[i] - s.size * a / (sqrtf(b) * s.root + s.eps);
-    }
-}
-
 typedef struct job {
     const node *n;
     host_isa isa;
-    step s;
+    adam_step s;
     levels l;
 } job;
 
@@ -135,7 +119,7 @@ static void run(void *ctx, int64_t begin, int64_t end) {
             m[i] = j->l.m[code[i]] * scale[2 * b];
             v[i] = j->l.v[code[BLOCK + i]] * scale[2 * b + 1];
         }
-        adamw8_block(j->isa, j->s, p, (const float *)n->in[GRAD]->data + at, m, v, k);
+        adam_update(j->isa, &j->s, p, (const float *)n->in[GRAD]->data + at, m, v, k);
         if (n->in[COPY]) move_save(j->isa, n->in[COPY], at, k, p);
         for (int64_t i = 0; i < k; i++)
             most_m = fmaxf(most_m, fabsf(m[i])), most_v = fmaxf(most_v, v[i]);
@@ -149,19 +133,11 @@ static void run(void *ctx, int64_t begin, int64_t end) {
 }
 
 static void host_run(host *h, const node *n) {
-    const float *y = n->in[HYPER]->data;
+    const tensor *factor = n->in[FACTOR];
     if (n->in[FOUND_INF] && *(const uint32_t *)n->in[FOUND_INF]->data) return;
-    double b1 = (double)y[1], b2 = (double)y[2], t = (double)y[5];
     job j = {.n = n,
              .isa = host_get_isa(h),
-             .s = {.factor = n->in[FACTOR] ? *(const float *)n->in[FACTOR]->data : 1.0f,
-                   .keep = 1.0f - y[0] * y[4],
-                   .b2 = y[2],
-                   .c1 = (float)(1 - b1),
-                   .c2 = (float)(1 - b2),
-                   .size = (float)((double)y[0] / (1 - pow(b1, t))),
-                   .root = (float)(1 / sqrt(1 - pow(b2, t))),
-                   .eps = y[3]}};
+             .s = adam_step_of(n->in[HYPER]->data, factor ? factor->data : NULL)};
     for (int c = 0; c < 256; c++) j.l.m[c] = (float)level_m(c), j.l.v[c] = (float)level_v(c);
     host_parallel(h, div_up(tensor_count(n->in[P]), BLOCK), 8, run, &j);
 }

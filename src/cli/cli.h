@@ -25,6 +25,9 @@ const char *cli_cache_dir(char buf[512]);         /* $XDG_CACHE_HOME/imago or ~/
  * below the current folder. Where it is nowhere: its name as it is, for messages. */
 const char *cli_asset(const char *name, char buf[1200]);
 const char *cli_default_model(char buf[1200]);    /* the bundled model's folder; NULL where it is not */
+bool   cli_cancelled(void *ctx);                  /* was Ctrl-C pressed? ctx is not looked at */
+/* --size: "512" or "512x768" of `what`; text NULL = not given.   errors  E_USAGE */
+status cli_read_size(const char *text, const char *what, int *width, int *height);
 status cli_need_model(const char *model);         /* E_USAGE: none was given, and none is bundled */
 status cli_need_judge(const char *path);          /* E_IO: no SqueezeNet weights there */
 #define CLI_JUDGE "assets/squeezenet/squeezenet_v1.0.safetensors"

@@ -120,11 +120,6 @@ static status pass_over(void *pictures, const image *first, const image *last) {
     return gallery_pass_over(pictures, first, last);
 }
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 static status run(eval_command *c) {
     status st = OK;
     device *dev = NULL;
@@ -143,7 +138,7 @@ static status run(eval_command *c) {
     TRY(judge_open(dev, c->judge, &j));
     if (c->model) {
         imago_open_params open = {.model = c->model, .device = c->device, .threads = c->threads,
-                                  .cache_dir = cli_cache_dir(cache), .cancelled = cancelled};
+                                  .cache_dir = cli_cache_dir(cache), .cancelled = cli_cancelled};
         st = (status)imago_open(&open, &im);
         if (st != OK) goto out;
         score[BY_LOSS] = (frame_score){surprise, NULL, im};

@@ -52,11 +52,6 @@ static const corpus_concept *concept_of(const base_eval *e, int picture) {
     return &e->c->concepts[e->c->pictures[picture].concept];
 }
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 static status on_white(const base_eval *e, int picture, uint8_t *rgb) {
     status st = OK;
     uint8_t *rgba = mem_alloc(CORPUS_RGBA_BYTES);
@@ -484,7 +479,7 @@ static status open_all(base_eval *e, const char *cache) {
     TRY(extractor_open(e->dev, e->judge, SIDE, 16, &e->eyes));
     st = (status)imago_open(&IMAGO_OPEN(.model = e->model, .device = e->device,
                                         .precision = e->precision, .cache_dir = cache,
-                                        .threads = e->threads, .cancelled = cancelled),
+                                        .threads = e->threads, .cancelled = cli_cancelled),
                             &e->im);
 out:
     return st;

@@ -1,8 +1,22 @@
-/* eval_nearest.c: the corpus as a gallery of real pictures. What SqueezeNet saw in it is kept in the
- * cache folder under a name that its files and the weights decide. SPDX-License-Identifier: MIT */
+/* eval_corpus.c: pictures of the corpus as evaluations look at them: one at a size, and all of them as a
+ * gallery. What SqueezeNet saw in the gallery is kept in the cache folder under a name that its files
+ * and the weights decide. SPDX-License-Identifier: MIT */
 #include "cli/eval.h"
 #include "train/corpus.h"
 #include <stdio.h>
+
+status cli_corpus_picture(const corpus *c, int index, int side, image *out) {
+    status st = OK;
+    static const uint8_t white[3] = {255, 255, 255};
+    image im = {0};
+    TRY(image_create(CORPUS_SIDE, CORPUS_SIDE, 4, &im));
+    TRY(corpus_decode(c, index, im.px));
+    TRY(image_flatten(&im, white));
+    TRY(image_resize(&im, side, side, out));
+out:
+    image_free(&im);
+    return st;
+}
 
 typedef struct corpus_walk {
     corpus *c;

@@ -31,8 +31,6 @@ typedef struct evaluation {
     uint8_t *sheet;                        /* [SHOWN][7] pictures */
 } evaluation;
 
-static bool cancelled(void *ctx) { (void)ctx; return os_cancelled(); }
-
 /* ---- tasks ---- */
 static char *field(char **line) {
     char *begin = *line, *tab = strchr(begin, '\t');
@@ -87,19 +85,6 @@ out:
 }
 
 /* ---- pictures ---- */
-static status picture(const evaluation *e, int index, image *out) {
-    status st = OK;
-    static const uint8_t white[3] = {255, 255, 255};
-    image im = {0};
-    TRY(image_create(CORPUS_SIDE, CORPUS_SIDE, 4, &im));
-    TRY(corpus_decode(e->c, index, im.px));
-    TRY(image_flatten(&im, white));
-    TRY(image_fit_to(&im, e->side, e->side, FIT_STRETCH, white, out));
-out:
-    image_free(&im);
-    return st;
-}
-
 static status features(evaluation *e, const image *im, float **out) {
     status st = OK;
     image small = {0};
@@ -131,7 +116,7 @@ static status fill_gallery(evaluation *e, int style) {
         if (e->c->pictures[i].style != style || e->c->pictures[i].split != SPLIT_TRAIN) continue;
         if ((int64_t)seen++ * wanted / n < e->n_gallery) continue;
         image_free(&im);
-        TRY(picture(e, i, &im));
+        TRY(cli_corpus_picture(e->c, i, e->side, &im));
         TRY(features(e, &im, &e->feature[e->n_gallery]));
         e->gallery[e->n_gallery++] = i;
     }
@@ -216,7 +201,7 @@ static status add_score(evaluation *e, const task *t, const image *im, const ima
         image_free(&one);
         mem_free(other);
         other = NULL;
-        TRY(picture(e, p, &one));
+        TRY(cli_corpus_picture(e->c, p, e->side, &one));
         TRY(features(e, &one, &other));
         d = features_distance(f, other);
         if (d < best) best = d, style = k;
@@ -237,16 +222,16 @@ static status run_task(evaluation *e, int index) {
     float *answer = NULL, *exemplar = NULL, *asked = NULL;
     double d;
     TRY(fill_gallery(e, t->to));
-    TRY(picture(e, ref->picture[t->from], &given[0]));
-    TRY(picture(e, ref->picture[t->to], &given[1]));
-    TRY(picture(e, query->picture[t->from], &given[2]));
-    TRY(picture(e, query->picture[t->to], &truth));
+    TRY(cli_corpus_picture(e->c, ref->picture[t->from], e->side, &given[0]));
+    TRY(cli_corpus_picture(e->c, ref->picture[t->to], e->side, &given[1]));
+    TRY(cli_corpus_picture(e->c, query->picture[t->from], e->side, &given[2]));
+    TRY(cli_corpus_picture(e->c, query->picture[t->to], e->side, &truth));
     TRY(features(e, &truth, &answer));
     TRY(features(e, &given[1], &exemplar));
     TRY(features(e, &given[2], &asked));
     TRY(fill_grid(e, t, given, (uint64_t)e->seed, &made[FILLED]));
-    TRY(picture(e, query->picture[t->from], &made[QUERY]));
-    TRY(picture(e, e->gallery[nearest(e, asked, &d)], &made[NEAREST]));
+    TRY(cli_corpus_picture(e->c, query->picture[t->from], e->side, &made[QUERY]));
+    TRY(cli_corpus_picture(e->c, e->gallery[nearest(e, asked, &d)], e->side, &made[NEAREST]));
     TRY(in_words(e, t, &made[WORDS]));
     TRY(through_autoencoder(e, &truth, &made[CEILING]));
     for (int k = 0; k < METHODS; k++) TRY(add_score(e, t, &made[k], &truth, answer, exemplar, &e->sum[k]));
@@ -379,7 +364,7 @@ int cmd_eval_grid(int argc, char **argv) {
         {"overwrite", OPT_FLAG, &e->overwrite, "replace existing files", NULL}};
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), NULL, &help);
     e->open.cache_dir = cli_cache_dir(cache);
-    e->open.cancelled = cancelled;
+    e->open.cancelled = cli_cancelled;
     if (st == OK && !help) st = run(e);
     int code = st == OK ? 0 : cli_fail(st);
     empty_gallery(e);

@@ -5,6 +5,7 @@
 #include "engine/personalize.h"
 #include "eval/eval.h"
 #include "train/corpus.h"
+#include "train/record.h"
 
 enum { MOST_ADAPTERS = 64, MOST_AMONG = 64 };
 /* Rows. UNTRAINED: the model itself, asked with the token, which means nothing to it: where every curve begins. */
@@ -13,6 +14,10 @@ enum { MODEL_ITSELF, UNTRAINED, ADAPTERS };
 typedef struct picture { image im; float v[JUDGE_EMBED]; } picture;
 typedef struct album { picture *it; int n; } album;
 typedef struct subject { const char *name; float v[JUDGE_EMBED]; } subject; /* v: mean of its pictures */
+
+/* What a row measures, in tables and under these names in eval.json. */
+enum { REFERENCES, TARGETS, DISTANCE, FIDELITY, THING, STYLE, DIVERSITY, DRIFT, MEASURES };
+extern const char *const personal_measures[MEASURES];
 
 /* Adapters that are stations of one run are a curve: OUTPUT.run/adapter-STEP.safetensors is of "OUTPUT", others are of their own name. */
 typedef struct row {
@@ -58,6 +63,7 @@ status words_measure(personal_eval *e, row *r);
 
 /* ---- eval_personal_report.c: table or JSON; with an output folder eval.json, sheet.png, picks.png, curves.png ---- */
 status personal_report(const personal_eval *e);
+status personal_curves(const plot_line *line, int n, const char *path); /* likeness over drift, as a PNG */
 
 /* ---- eval_personal_summary.c: reports of several subjects as one ---- */
 status personal_summary(const char *const *folder, int n, const char *out, bool as_json, bool overwrite);

@@ -2,9 +2,11 @@
  * of pictures, one picture a column for a sheet of many subjects, and curves of likeness over
  * drift. SPDX-License-Identifier: MIT */
 #include "cli/eval_personal.h"
-#include "train/record.h"
 #include <cjson/cJSON.h>
 #include <stdio.h>
+
+const char *const personal_measures[MEASURES] = {"references", "targets", "distance",  "fidelity",
+                                                 "thing",      "style",   "diversity", "drift"};
 
 static void print_share(double v) {
     if (isnan(v))
@@ -37,19 +39,15 @@ static void print_table(const personal_eval *e) {
 }
 
 static bool add_row(cJSON *list, const row *r) {
-    const struct {
-        const char *key;
-        double value;
-    } numbers[] = {{"references", r->references}, {"targets", r->targets},
-                   {"distance", r->distance},     {"fidelity", r->fidelity},
-                   {"thing", r->thing},           {"style", r->style},
-                   {"diversity", r->diversity},   {"drift", r->drift}};
+    const double value[MEASURES] = {
+        [REFERENCES] = r->references, [TARGETS] = r->targets,     [DISTANCE] = r->distance,
+        [FIDELITY] = r->fidelity,     [THING] = r->thing,         [STYLE] = r->style,
+        [DIVERSITY] = r->diversity,   [DRIFT] = r->drift};
     cJSON *o = cJSON_CreateObject();
     bool ok = o && cJSON_AddItemToArray(list, o) && cJSON_AddStringToObject(o, "adapter", r->name);
     if (ok && *r->curve) ok = cJSON_AddStringToObject(o, "curve", r->curve);
-    for (size_t i = 0; ok && i < ARRAY_LEN(numbers); i++)
-        if (!isnan(numbers[i].value))
-            ok = cJSON_AddNumberToObject(o, numbers[i].key, numbers[i].value);
+    for (int i = 0; ok && i < MEASURES; i++)
+        if (!isnan(value[i])) ok = cJSON_AddNumberToObject(o, personal_measures[i], value[i]);
     if (ok && r->nearest) ok = cJSON_AddStringToObject(o, "nearest", r->nearest);
     return ok;
 }
@@ -108,10 +106,16 @@ static status write_picks(const personal_eval *e, const char *path) {
     return st;
 }
 
-/* Likeness over drift; every curve begins at the model itself, asked with the token. */
-static status write_curves(const personal_eval *e, const char *path) {
-    status st = OK;
+status personal_curves(const plot_line *line, int n, const char *path) {
     image im = {0};
+    status st = plot_lines(line, n, "drift", "likeness", &im);
+    if (st == OK) st = image_save_png(path, &im, NULL, 0);
+    image_free(&im);
+    return st;
+}
+
+/* Every curve begins at the model itself, asked with the token. */
+static status write_curves(const personal_eval *e, const char *path) {
     plot_line line[MOST_ADAPTERS];
     double x[2 * MOST_ADAPTERS], y[2 * MOST_ADAPTERS];
     int n = 0, used = 0;
@@ -123,11 +127,7 @@ static status write_curves(const personal_eval *e, const char *path) {
         x[used] = e->row[i].drift, y[used++] = e->row[i].targets;
         line[n - 1].n++;
     }
-    TRY(plot_lines(line, n, "drift", "likeness", &im));
-    TRY(image_save_png(path, &im, NULL, 0));
-out:
-    image_free(&im);
-    return st;
+    return personal_curves(line, n, path);
 }
 
 status personal_report(const personal_eval *e) {

@@ -3,16 +3,11 @@
  * counted from the model itself, since subjects differ in how like it already draws them.
  * SPDX-License-Identifier: MIT */
 #include "cli/eval_personal.h"
-#include "train/record.h"
 #include <cjson/cJSON.h>
 #include <stdio.h>
 
 enum { MOST_REPORTS = MOST_ADAPTERS, MOST_CURVES = PLOT_LINES, MOST_POINTS = 32, LEVELS = 3 };
 static const double share[LEVELS] = {0.5, 0.75, 1}; /* of what all curves reach */
-
-enum { REFERENCES, TARGETS, DISTANCE, FIDELITY, THING, STYLE, DIVERSITY, DRIFT, MEASURES };
-static const char *const key[MEASURES] = {"references", "targets", "distance",  "fidelity",
-                                          "thing",      "style",   "diversity", "drift"};
 
 typedef struct curve {
     char name[64];
@@ -59,7 +54,7 @@ static status read_row(report *r, const cJSON *o, const double base[MEASURES], c
     }
     if (c->n == MOST_POINTS)
         return fail(E_FORMAT, "%s: more than %d adapters of '%s'", path, MOST_POINTS - 1, name);
-    for (int k = 0; k < MEASURES; k++) c->m[c->n][k] = number(o, key[k]);
+    for (int k = 0; k < MEASURES; k++) c->m[c->n][k] = number(o, personal_measures[k]);
     if (isnan(c->m[c->n][TARGETS]) || isnan(c->m[c->n][DRIFT]))
         return fail(E_FORMAT, "%s: an adapter without targets or drift: not a report", path);
     c->n++;
@@ -84,7 +79,7 @@ static status read_report(const char *folder, report *r) {
     snprintf(r->subject, sizeof r->subject, "%.120s", text(root, "subject"));
     r->asked = *r->subject && *text(first, "nearest");
     r->right = r->asked && strcmp(text(first, "nearest"), r->subject) == 0;
-    for (int k = 0; k < MEASURES; k++) base[k] = number(start, key[k]);
+    for (int k = 0; k < MEASURES; k++) base[k] = number(start, personal_measures[k]);
     for (const cJSON *o = start->next; o; o = o->next) TRY(read_row(r, o, base, path));
 out:
     mem_free(data);
@@ -158,7 +153,7 @@ static void reckon(summary *s) {
 /* ---- reporting ---- */
 static void print_summary(const summary *s) {
     printf("%d subjects. Means by station:\n%-12s", s->n, "");
-    for (int k = 0; k < MEASURES; k++) printf(" %10s", key[k]);
+    for (int k = 0; k < MEASURES; k++) printf(" %10s", personal_measures[k]);
     for (int i = 0; i < s->mean.n; i++)
         for (int p = i ? 1 : 0; p < s->mean.of[i].n; p++) {
             printf("\n%-12s", p ? s->mean.of[i].name : "(untrained)");
@@ -200,7 +195,7 @@ static char *summary_json(const summary *s) {
             cJSON *point = cJSON_CreateObject();
             ok = point && cJSON_AddItemToArray(points, point);
             for (int k = 0; ok && k < MEASURES; k++)
-                if (!isnan(c->m[p][k])) ok = cJSON_AddNumberToObject(point, key[k], c->m[p][k]);
+                if (!isnan(c->m[p][k])) ok = cJSON_AddNumberToObject(point, personal_measures[k], c->m[p][k]);
         }
     }
     char *made = ok ? cJSON_Print(root) : NULL;
@@ -209,8 +204,6 @@ static char *summary_json(const summary *s) {
 }
 
 static status write_curves(const summary *s, const char *path) {
-    status st = OK;
-    image im = {0};
     plot_line line[MOST_CURVES];
     double x[MOST_CURVES][MOST_POINTS], y[MOST_CURVES][MOST_POINTS];
     for (int i = 0; i < s->mean.n; i++) {
@@ -218,11 +211,7 @@ static status write_curves(const summary *s, const char *path) {
         for (int p = 0; p < c->n; p++) x[i][p] = c->m[p][DRIFT], y[i][p] = c->m[p][TARGETS];
         line[i] = (plot_line){c->name, x[i], y[i], c->n};
     }
-    TRY(plot_lines(line, s->mean.n, "drift", "likeness", &im));
-    TRY(image_save_png(path, &im, NULL, 0));
-out:
-    image_free(&im);
-    return st;
+    return personal_curves(line, s->mean.n, path);
 }
 
 /* The subjects' picks.png below each other. */

@@ -73,41 +73,23 @@ static status write_prompts(personal_eval *e, words *w) {
     return good ? OK : fail(E_HOST_MEMORY, "no host memory for prompts");
 }
 
-static status load(personal_eval *e, const words *w, int which, uint8_t *rgb) {
-    status st = OK;
-    static const uint8_t white[3] = {255, 255, 255};
-    image whole = {0}, im = {0};
-    uint8_t *rgba = mem_alloc(CORPUS_RGBA_BYTES);
-    if (!rgba) TRY(fail(E_HOST_MEMORY, "no host memory for a picture"));
-    TRY(corpus_decode(w->c, which, rgba));
-    TRY(image_create(CORPUS_SIDE, CORPUS_SIDE, 3, &whole));
-    corpus_on_white(rgba, whole.px);
-    TRY(image_fit_to(&whole, e->side, e->side, FIT_CROP, white, &im));
-    memcpy(rgb, im.px, 3 * (size_t)e->side * (size_t)e->side);
-out:
-    mem_free(rgba);
-    image_free(&whole);
-    image_free(&im);
-    return st;
-}
-
 static status look(personal_eval *e, words *w) {
     status st = OK;
-    size_t one = 3 * (size_t)e->side * (size_t)e->side;
-    uint8_t *rgb = mem_alloc(one);
+    image im = {0};
     progress bar;
     progress_begin(&bar, "corpus", w->n);
     w->seen = mem_alloc(sizeof *w->seen * (size_t)w->n * EXTRACTOR_FLOATS);
-    if (!rgb || !w->seen) TRY(fail(E_HOST_MEMORY, "no host memory for %d pictures", w->n));
+    if (!w->seen) TRY(fail(E_HOST_MEMORY, "no host memory for %d pictures", w->n));
     for (int i = 0; i < w->n; i++) {
         if (os_cancelled()) TRY(fail(E_CANCELLED, "stopped"));
-        TRY(load(e, w, w->candidate[i], rgb));
-        TRY(extractor_read(w->eyes, 1, rgb, w->seen + (size_t)i * EXTRACTOR_FLOATS));
+        TRY(cli_corpus_picture(w->c, w->candidate[i], e->side, &im));
+        TRY(extractor_read(w->eyes, 1, im.px, w->seen + (size_t)i * EXTRACTOR_FLOATS));
+        image_free(&im);
         progress_step(&bar, i + 1, NULL);
     }
 out:
     progress_end(&bar);
-    mem_free(rgb);
+    image_free(&im);
     return st;
 }
 

@@ -15,11 +15,6 @@ static const char *const default_unrelated[] = {
     "a glossy 3D render of a smiling face on a yellow background",
     "a detailed clip art of a heart on a white background"};
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 static double likeness(const float *a, const float *b) {
     double sum = 0;
     for (int i = 0; i < JUDGE_EMBED; i++) sum += (double)a[i] * (double)b[i];
@@ -462,7 +457,7 @@ int cmd_eval_personalize(int argc, char **argv) {
     e.judge_path = cli_asset(CLI_JUDGE, weights_path);
     e.open.model = cli_default_model(model);
     e.open.cache_dir = cli_cache_dir(cache);
-    e.open.cancelled = cancelled;
+    e.open.cancelled = cli_cancelled;
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), &args, &help);
     if (st == OK && help) return 0;
     e.n = args.n;

@@ -19,8 +19,6 @@ static void show_progress(void *ctx, const imago_progress *p) {
     }
 }
 
-static bool cancelled(void *ctx) { (void)ctx; return os_cancelled(); }
-
 static bool write_preview(void *ctx, int step, const imago_picture *x0) {
     generate_job *j = ctx;
     (void)step;
@@ -84,7 +82,7 @@ static status run(generate_job *j) {
     TRY(load_pictures(j));
     imago_open_params o = j->open;
     o.progress = show_progress;
-    o.cancelled = cancelled;
+    o.cancelled = cli_cancelled;
     o.ctx = j;
     st = (status)imago_open(&o, &j->im);
     if (st != OK) return st;

@@ -14,8 +14,6 @@ typedef struct grid_command {
     progress bar;
 } grid_command;
 
-static bool cancelled(void *ctx) { (void)ctx; return os_cancelled(); }
-
 static void show_progress(void *ctx, const imago_progress *p) {
     grid_command *c = ctx;
     if (p->stage != IMAGO_SAMPLING || !p->steps) return;
@@ -32,14 +30,6 @@ static status read_shape(grid_command *c) {
         c->p.rows * c->p.cols > 1)
         return OK;
     return fail(E_USAGE, "--grid-size wants rows x columns, 1x2, 1x3, 2x2 or 2x3, not '%s'", c->rows_cols);
-}
-
-static status read_size(grid_command *c) {
-    char rest;
-    if (!c->size) return OK;
-    if (sscanf(c->size, "%dx%d%c", &c->p.width, &c->p.height, &rest) == 2 && c->p.width > 0 && c->p.height > 0) return OK;
-    if (sscanf(c->size, "%d%c", &c->p.width, &rest) == 1 && c->p.width > 0) return c->p.height = c->p.width, OK;
-    return fail(E_USAGE, "--size wants the side of a cell, or WIDTHxHEIGHT, not '%s'", c->size);
 }
 
 /* "tl=rest": which cell, and the rest. */
@@ -134,15 +124,10 @@ static status load_cells(grid_command *c) {
 /* All cells in one picture, 2 px of white between them. */
 static status save_grid(const grid_command *c, const imago_picture *pic, const char *text, const char *path) {
     status st = OK;
-    enum { GAP = 2 };
     image im = {0};
-    int w = pic[0].width, h = pic[0].height;
-    TRY(image_create(c->p.cols * (w + GAP) - GAP, c->p.rows * (h + GAP) - GAP, 3, &im));
-    memset(im.px, 255, (size_t)im.w * (size_t)im.h * 3);
-    for (int i = 0; i < c->p.rows * c->p.cols; i++)
-        for (int y = 0; y < h; y++)
-            memcpy(im.px + ((size_t)(i / c->p.cols * (h + GAP) + y) * (size_t)im.w + (size_t)(i % c->p.cols * (w + GAP))) * 3,
-                   pic[i].rgb + (size_t)y * (size_t)w * 3, (size_t)w * 3);
+    int n = c->p.rows * c->p.cols, w = pic[0].width, h = pic[0].height;
+    TRY(image_sheet(n, c->p.cols, w, h, &im));
+    for (int i = 0; i < n; i++) image_sheet_put(&im, c->p.cols, i, w, h, pic[i].rgb);
     TRY(image_save_png(path, &im, &(png_text){"imago", text}, 1));
 out:
     image_free(&im);
@@ -180,13 +165,13 @@ static status run(grid_command *c, int n_words) {
     c->p.pad = strcmp(c->fit, "pad") == 0;
     if (!c->p.pad && strcmp(c->fit, "crop") != 0) return fail(E_USAGE, "--fit wants crop or pad, not '%s'", c->fit);
     TRY(read_shape(c));
-    TRY(read_size(c));
+    TRY(cli_read_size(c->size, "the side of a cell", &c->p.width, &c->p.height));
     TRY(read_task(c, n_words));
     TRY(read_prompts(c));
     TRY(load_cells(c));
     TRY(grid_roles(&c->p, role, made, &name));
     TRY(prepare_output(c));
-    c->open.progress = show_progress, c->open.cancelled = cancelled, c->open.ctx = c;
+    c->open.progress = show_progress, c->open.cancelled = cli_cancelled, c->open.ctx = c;
     c->open.adapters = c->adapters.value, c->open.n_adapters = c->adapters.n;
     st = (status)imago_open(&c->open, &c->im);
     if (st == OK) st = (status)imago_grid(c->im, &c->p, &pic);

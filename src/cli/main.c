@@ -46,6 +46,19 @@ const char *cli_default_model(char buf[1200]) {
     return os_is_folder(model) ? model : NULL;
 }
 
+bool cli_cancelled(void *ctx) {
+    (void)ctx;
+    return os_cancelled();
+}
+
+status cli_read_size(const char *text, const char *what, int *width, int *height) {
+    char rest;
+    if (!text) return OK;
+    if (sscanf(text, "%dx%d%c", width, height, &rest) == 2 && *width > 0 && *height > 0) return OK;
+    if (sscanf(text, "%d%c", width, &rest) == 1 && *width > 0) return *height = *width, OK;
+    return fail(E_USAGE, "--size wants %s or WIDTHxHEIGHT, as 512 or 512x768, not '%s'", what, text);
+}
+
 status cli_need_model(const char *model) {
     return model ? OK : fail(E_USAGE, "no model: give --model with a diffusers folder, a .safetensors or a .gguf file");
 }

@@ -29,8 +29,6 @@ static void show_progress(void *ctx, const imago_progress *p) {
     if (p->step == p->steps) progress_end(&c->bar);
 }
 
-static bool cancelled(void *ctx) { (void)ctx; return os_cancelled(); }
-
 /* Root of the mean squared difference of two pictures of one size, 0..1. */
 static double distance(const uint8_t *a, const uint8_t *b, size_t n) {
     double sum = 0;
@@ -64,15 +62,6 @@ static status read_colour(const char *text, uint8_t rgb[3]) {
     if (strlen(text) != 6 || sscanf(text, "%6x%c", &v, &rest) != 1) return fail(E_USAGE, "--background wants RRGGBB, as ffffff, not '%s'", text);
     for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)(v >> (16 - 8 * i));
     return OK;
-}
-
-static status read_size(const char *text, imago_morph_params *p) {
-    char rest;
-    if (!text) return OK;
-    if (sscanf(text, "%dx%d%c", &p->width, &p->height, &rest) == 2 && p->width > 0 && p->height > 0) return OK;
-    p->height = 0;
-    if (sscanf(text, "%d%c", &p->width, &rest) == 1 && p->width > 0) return OK;
-    return fail(E_USAGE, "--size wants a side or WIDTHxHEIGHT, as 512 or 512x768, not '%s'", text);
 }
 
 /* As counted with both pictures; 0 = not given. */
@@ -150,7 +139,7 @@ static void print_report(const morph_command *c, bool video) {
 static status open_model(morph_command *c) {
     imago_open_params o = c->open;
     if (c->im) return OK;
-    o.progress = show_progress, o.cancelled = cancelled, o.ctx = c;
+    o.progress = show_progress, o.cancelled = cli_cancelled, o.ctx = c;
     status st = (status)imago_open(&o, &c->im);
     if (st == OK) fprintf(stderr, "%s\n", imago_describe_model(c->im));
     return st;
@@ -263,7 +252,7 @@ int cmd_morph(int argc, char **argv) {
     if (st == OK) st = read_frames(inbetween, &c.p.frames);
     if (st == OK && !manifest && pictures.n < 2) st = fail(E_USAGE, "usage: imago morph %s; see imago morph --help", pictures.usage);
     if (st == OK) st = read_colour(background, c.background);
-    if (st == OK) st = read_size(size, &c.p);
+    if (st == OK) st = cli_read_size(size, "a side", &c.p.width, &c.p.height);
     if (st == OK && !manifest) st = read_prompts(&c, &prompts, prompt_a, prompt_b);
     if (st == OK) st = manifest ? run_manifest(&c, manifest) : run(&c);
     int code = st == OK ? 0 : cli_fail(st);

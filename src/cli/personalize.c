@@ -4,11 +4,6 @@
 #include "engine/personalize.h"
 #include <stdio.h>
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 typedef struct wishes {
     int steps, batch, accumulate, seed, warmup, log_every, sheet_every, save_every, size,
         class_images;
@@ -87,7 +82,7 @@ static status apply(const wishes *w, personalize_params *p) {
                             .keep_every = w->save_every,
                             .probe_every = MAX(w->steps / 20, 10),
                             .checkpointing = p->run.checkpointing,
-                            .cancelled = cancelled,
+                            .cancelled = cli_cancelled,
                             .lr = {.kind = schedule ? LR_COSINE : LR_CONSTANT,
                                    .lr = w->lr > 0 ? (double)w->lr : lr,
                                    .warmup = w->warmup,
@@ -209,7 +204,7 @@ int cmd_personalize(int argc, char **argv) {
     if (st == OK && help) return 0;
     p.open.cache_dir = cli_cache_dir(cache);
     if (!p.open.model) p.open.model = cli_default_model(model);
-    p.open.cancelled = cancelled;
+    p.open.cancelled = cli_cancelled;
     if (st == OK) st = apply(&w, &p);
     if (st == OK) st = personalize(&p);
     if (st == OK) printf("%s\n", p.out);

@@ -16,11 +16,6 @@ typedef struct options {
 
 enum { TOKENS = 64, VOCABULARY = 4096 };
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 static vae_config vae_of(int channels) {
     return (vae_config){.kind = VAE_TINY,
                         .in_channels = 3,
@@ -100,7 +95,7 @@ static train_params run_of(const options *o, int steps, double lr) {
         .save_minutes = (double)o->save_minutes,
         .sheet_minutes = (double)o->sheet_minutes,
         .checkpointing = o->checkpointing,
-        .cancelled = cancelled,
+        .cancelled = cli_cancelled,
         .lr = {.kind = LR_LINEAR_TAIL,
                .lr = o->lr > 0 ? (double)o->lr : lr,
                .lr_end = lr / 100,
@@ -167,7 +162,7 @@ static status stage_pool(const options *o) {
     TRY(compose_of(o, &compose));
     TRY(corpus_source_open(o->data, compose, (uint32_t)o->seed, composers(o), &s));
     TRY(train_make_pool(o->dev, o->type, o->vae, s, (uint32_t)o->seed, (uint64_t)o->first, o->count,
-                        o->out, cancelled, NULL));
+                        o->out, cli_cancelled, NULL));
 out:
     corpus_source_close(s);
     return st;

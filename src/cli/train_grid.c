@@ -4,11 +4,6 @@
 #include "engine/grid.h"
 #include <stdio.h>
 
-static bool cancelled(void *ctx) {
-    (void)ctx;
-    return os_cancelled();
-}
-
 typedef struct wishes {
     const char *adapter, *layout, *sight, *given, *geometry;
     int steps, batch, accumulate, seed, warmup, log_every, sheet_every;
@@ -36,7 +31,7 @@ static status apply(const wishes *w, train_grid_params *p) {
     p->o.slots = !w->no_slots;
     p->data.seed = (uint32_t)w->seed;
     p->run = (train_params){.batch = w->batch, .accumulate = w->accumulate, .seed = (uint32_t)w->seed, .log_every = w->log_every,
-                            .save_minutes = (double)w->save_minutes, .sheet_every = w->sheet_every, .checkpointing = p->run.checkpointing, .cancelled = cancelled,
+                            .save_minutes = (double)w->save_minutes, .sheet_every = w->sheet_every, .checkpointing = p->run.checkpointing, .cancelled = cli_cancelled,
                             .lr = {.kind = LR_LINEAR_TAIL, .lr = w->lr > 0 ? (double)w->lr : lora ? 1e-3 : 4e-3, .warmup = w->warmup, .steps = w->steps, .tail = 0.3},
                             .adam = {OPTIMIZER_DEFAULTS, .max_norm = 1, .average_decay = w->ema}};
 out:
@@ -89,7 +84,7 @@ int cmd_train_grid(int argc, char **argv) {
     status st = cli_parse(&self, argc, argv, table, ARRAY_LEN(table), NULL, &help);
     if (st == OK && help) return 0;
     p.open.cache_dir = cli_cache_dir(cache);
-    p.open.cancelled = cancelled;
+    p.open.cancelled = cli_cancelled;
     if (!p.open.model) p.open.model = cli_default_model(model);
     if (st == OK) st = cli_need_model(p.open.model);
     if (st == OK && !p.data.folder) st = fail(E_USAGE, "no data: give --data with the folder that examples/corpus makes");

@@ -11,8 +11,6 @@ enum { BATCH = 4, SIDE = 16, TOKENS = 7 };
 
 typedef struct job { device *dev; params model; optimizer opt; plan *step; dtype type; } job;
 
-static bool cancelled(void *ctx) { (void)ctx; return os_cancelled(); }
-
 /* Writes normals of a named stream to an input of the plan. */
 static status write_normals(job *j, const char *name, int64_t n) {
     float *v = mem_alloc((size_t)n * sizeof *v);
@@ -67,7 +65,7 @@ static status train(job *j, int steps, float lr) {
     progress_begin(&bar, "training", steps);
     for (int i = 0; i < steps; i++) {
         char note[48];
-        TRY(plan_run(j->step, cancelled, NULL));
+        TRY(plan_run(j->step, cli_cancelled, NULL));
         TRY(plan_read(j->step, "loss", &loss));
         TRY(optimizer_step(&j->opt, &(optimizer_params){.lr = lr, OPTIMIZER_DEFAULTS, .max_norm = 1.0f}, NULL, NULL));
         if (i == 0) first = loss;
